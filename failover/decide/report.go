@@ -1,0 +1,129 @@
+// Package decide chooses what the group does next: Decide takes an
+// observation and a policy and returns a plan, by an ordered table of rules
+// with stable ids. It is pure; the controller in package failover carries the
+// plan out as compare-and-set commands on the ledger.
+package decide
+
+import (
+	"time"
+
+	"understudy/shipper/pos"
+)
+
+// Role is what a node is doing now, by its own account.
+type Role string
+
+// The roles a node reports. A node that is none of these reports RoleNone.
+const (
+	RoleNone    Role = "none"    // data node whose PostgreSQL has no assignment yet
+	RolePrimary Role = "primary" // its PostgreSQL is, or is being, opened for writing
+	RoleStandby Role = "standby"
+	RoleSeeding Role = "seeding" // standby that is receiving its base
+	RoleWitness Role = "witness"
+)
+
+// ServerState is the state of a node's PostgreSQL as its own daemon sees it.
+type ServerState string
+
+// The states of a PostgreSQL server.
+const (
+	ServerAbsent   ServerState = "absent"   // witness, or an empty data directory
+	ServerStopped  ServerState = "stopped"  // a data directory without a running server
+	ServerStarting ServerState = "starting" // postmaster runs, does not answer yet
+	ServerLocked   ServerState = "locked"   // runs as primary, ordinary clients locked out
+	ServerOpen     ServerState = "open"     // runs as primary, clients are let in
+	ServerReplica  ServerState = "replica"  // runs as standby
+	ServerFailed   ServerState = "failed"   // cannot be started; Problem says why
+)
+
+// Server is what a daemon says of its own PostgreSQL.
+type Server struct {
+	State        ServerState  `json:"state"`
+	Problem      string       `json:"problem,omitempty"`
+	SystemID     uint64       `json:"system_id,string,omitempty"`
+	Major        int          `json:"major,omitempty"`
+	Timeline     pos.Timeline `json:"timeline,omitempty"`
+	StartedEpoch pos.Epoch    `json:"started_epoch"` // epoch in force when it was started for writing
+	Redo         pos.LSN      `json:"redo"`          // where a restart of it would begin to replay
+	Streaming    bool         `json:"streaming"`     // standby: its walreceiver is connected to the daemon
+	PID          int          `json:"pid,omitempty"`
+}
+
+// Link is one end of a connection of the data plane.
+type Link struct {
+	Peer     string        `json:"peer"`
+	State    string        `json:"state"` // "streaming", "catching up", "connecting", "refused"
+	Since    time.Time     `json:"since"`
+	RTT      time.Duration `json:"rtt_ns"`
+	Sent     pos.LSN       `json:"sent"`
+	Acked    pos.LSN       `json:"acked"`
+	Applied  pos.LSN       `json:"applied"`
+	BytesSec uint64        `json:"bytes_per_second"`
+	Problem  string        `json:"problem,omitempty"`
+}
+
+// Seed is the progress of a base being received.
+type Seed struct {
+	Step       string    `json:"step"` // "waiting", "checkpoint", "copying", "finishing"
+	DoneBytes  uint64    `json:"done_bytes"`
+	TotalBytes uint64    `json:"total_bytes"`
+	SameBytes  uint64    `json:"same_bytes"` // found here from an earlier try and not sent again
+	Attempt    int       `json:"attempt"`
+	Since      time.Time `json:"since"`
+	Problem    string    `json:"problem,omitempty"` // why the latest attempt ended
+}
+
+// Spool is the state of a node's log of received WAL.
+type Spool struct {
+	From    pos.LSN `json:"from"`
+	End     pos.LSN `json:"end"`
+	Bytes   uint64  `json:"bytes"`
+	Problem string  `json:"problem,omitempty"` // for example "no space left on device"
+}
+
+// Report is what one node says of itself, every 100 ms and after every change,
+// to every other node. It is an observation only: what counts for elections is
+// reported to the ledger by command.
+type Report struct {
+	Node    string    `json:"node"`
+	Store   string    `json:"store"`
+	Kind    string    `json:"kind"` // "data" or "witness"
+	Boot    string    `json:"boot"` // one run of the daemon
+	Seq     uint64    `json:"seq"`
+	SentAt  time.Time `json:"sent_at"` // sender's clock
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+
+	Role      Role         `json:"role"`
+	Epoch     pos.Epoch    `json:"epoch"` // newest adopted lineage entry
+	Fence     pos.Epoch    `json:"fence"`
+	Timeline  pos.Timeline `json:"timeline"`
+	Received  pos.LSN      `json:"received"`
+	Durable   pos.LSN      `json:"durable"`
+	Applied   pos.LSN      `json:"applied"`
+	Committed pos.LSN      `json:"committed"` // highest this node has heard of
+	// Delay is how long ago the newest byte that this node has durable was
+	// flushed on the primary, measured when a newer one is known to exist;
+	// zero when the node has everything it heard of.
+	Delay time.Duration `json:"delay_ns"`
+
+	// VotersVersion is the version of the WAL voter set the primary counts by.
+	VotersVersion uint64 `json:"voters_version"`
+	// MajorityContact is when a majority last answered this primary, by its
+	// own clock; zero on other nodes.
+	MajorityContact time.Time `json:"majority_contact"`
+
+	Server Server `json:"server"`
+	Links  []Link `json:"links"`
+	Seed   *Seed  `json:"seed,omitempty"`
+	Spool  Spool  `json:"spool"`
+	// Problems are this node's standing incidents: key to sentence.
+	Problems map[string]string `json:"problems,omitempty"`
+}
+
+// Heard is a report with the time at which this node received it, by its own
+// monotonic clock.
+type Heard struct {
+	Report Report
+	At     time.Time
+}
