@@ -44,20 +44,26 @@ type Server struct {
 	Major        int          `json:"major,omitempty"`
 	Timeline     pos.Timeline `json:"timeline,omitempty"`
 	StartedEpoch pos.Epoch    `json:"started_epoch"` // epoch in force when it was started for writing
-	Redo         pos.LSN      `json:"redo"`          // where a restart of it would begin to replay
-	Streaming    bool         `json:"streaming"`     // standby: its walreceiver is connected to the daemon
-	PID          int          `json:"pid,omitempty"`
+	// Ended is the newest epoch this node was the primary of whose server is
+	// known to have ended, first hand: it will not write in that epoch again.
+	Ended     pos.Epoch `json:"ended"`
+	Redo      pos.LSN   `json:"redo"`      // where a restart of it would begin to replay
+	Streaming bool      `json:"streaming"` // standby: its walreceiver is connected to the daemon
+	PID       int       `json:"pid,omitempty"`
 }
 
 // Link is one end of a connection of the data plane.
 type Link struct {
-	Peer     string        `json:"peer"`
-	State    string        `json:"state"` // "streaming", "catching up", "connecting", "refused"
-	Since    time.Time     `json:"since"`
-	RTT      time.Duration `json:"rtt_ns"`
-	Sent     pos.LSN       `json:"sent"`
-	Acked    pos.LSN       `json:"acked"`
-	Applied  pos.LSN       `json:"applied"`
+	Peer    string        `json:"peer"`
+	State   string        `json:"state"` // "streaming", "catching up", "connecting", "refused"
+	Since   time.Time     `json:"since"`
+	RTT     time.Duration `json:"rtt_ns"`
+	Sent    pos.LSN       `json:"sent"`
+	Acked   pos.LSN       `json:"acked"`
+	Applied pos.LSN       `json:"applied"`
+	// Delay is the age, by the primary's clock, of the oldest flushed byte
+	// that this peer has not acknowledged; zero when it has all.
+	Delay    time.Duration `json:"delay_ns"`
 	BytesSec uint64        `json:"bytes_per_second"`
 	Problem  string        `json:"problem,omitempty"`
 }
@@ -93,6 +99,8 @@ type Report struct {
 	SentAt  time.Time `json:"sent_at"` // sender's clock
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
+	Address string    `json:"address"` // between nodes, host:port
+	HTTP    string    `json:"http"`
 
 	Role      Role         `json:"role"`
 	Epoch     pos.Epoch    `json:"epoch"` // newest adopted lineage entry

@@ -1,0 +1,271 @@
+package admin_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"understudy/cmd/internal/admin"
+	"understudy/cmd/internal/eventlog"
+	"understudy/cmd/internal/view"
+	"understudy/failover/decide"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var epoch = pos.Epoch{Gen: 1, Num: 4}
+
+// backend is a daemon whose state the test sets.
+type backend struct {
+	mu    sync.Mutex
+	in    view.Input
+	log   *eventlog.Log
+	did   []string
+	doErr error
+}
+
+func (b *backend) Status(context.Context) (view.Status, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return view.Build(b.in), nil
+}
+
+func (b *backend) Self() (facts.State, decide.Report) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.in.State, b.in.Self
+}
+
+func (b *backend) Events() *eventlog.Log { return b.log }
+
+func (b *backend) Do(_ context.Context, action string, args map[string]string) (any, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.did = append(b.did, fmt.Sprint(action, args))
+	return map[string]string{"done": action}, b.doErr
+}
+
+func (b *backend) WAL(context.Context, string, io.Writer) error { return admin.ErrNotYet }
+
+// newBackend is a group of main, which is primary, and backup; the report is
+// that of self.
+func newBackend(t *testing.T, self string) *backend {
+	t.Helper()
+	log, err := eventlog.Open(filepath.Join(t.TempDir(), "events.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	now := time.Now()
+	reports := map[string]decide.Report{
+		"main": {Node: "main", Store: "s-main", Role: decide.RolePrimary, Epoch: epoch, Timeline: 2, Durable: 0x5000100, Received: 0x5000100, Committed: 0x5000100, SentAt: now,
+			Version: "1.0", Server: decide.Server{State: decide.ServerOpen, Major: 17}, Links: []decide.Link{{Peer: "backup", State: "streaming"}}},
+		"backup": {Node: "backup", Store: "s-backup", Role: decide.RoleStandby, Epoch: epoch, Timeline: 2, Durable: 0x5000100, Received: 0x5000100, Applied: 0x5000000, SentAt: now,
+			Version: "1.0", Server: decide.Server{State: decide.ServerReplica, Major: 17, Streaming: true}},
+		"witness": {Node: "witness", Store: "s-witness", Kind: "witness", Role: decide.RoleWitness, Server: decide.Server{State: decide.ServerAbsent}, SentAt: now},
+	}
+	in := view.Input{Now: now, Self: reports[self], Heard: map[string]decide.Heard{}, LedgerLeader: "backup"}
+	in.State = facts.State{
+		Group: facts.Group{ID: "g", Name: "shop"},
+		Members: map[string]facts.Member{
+			"s-main":    {Name: "main", Store: "s-main", Kind: facts.KindData, Address: "10.0.0.1:7420", HTTP: "10.0.0.1:7421", Seeded: true},
+			"s-backup":  {Name: "backup", Store: "s-backup", Kind: facts.KindData, Address: "10.0.0.2:7420", Seeded: true},
+			"s-witness": {Name: "witness", Store: "s-witness", Kind: facts.KindWitness, Address: "10.0.0.3:7420"},
+		},
+		Voters:  facts.Voters{Stores: []string{"s-backup", "s-main", "s-witness"}},
+		Primary: facts.Primaryship{Epoch: epoch, Phase: facts.PhaseOpened, Store: "s-main", Node: "main", Timeline: 2, Cause: "main was silent", OpenedAt: now},
+		Lineage: pos.Lineage{{Epoch: pos.Epoch{Gen: 1, Num: 1}, Timeline: 1, Start: 1}, {Epoch: pos.Epoch{Gen: 1, Num: 2}, Timeline: 1, Start: 2}, {Epoch: epoch, Timeline: 2, Start: 0x3000000}},
+		Policy:  facts.DefaultPolicy(),
+	}
+	for name, r := range reports {
+		if name != self && name != "witness" {
+			in.Heard[name] = decide.Heard{Report: r, At: now}
+		}
+	}
+	return &backend{in: in, log: log}
+}
+
+func request(t *testing.T, h http.Handler, method, target, body string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader(body)))
+	return w
+}
+
+func TestHandler_Health(t *testing.T) {
+	paths := []string{"/", "/primary", "/master", "/read-write", "/leader", "/replica", "/replica?lag=255", "/replica?lag=1kB", "/read-only", "/sync", "/async", "/standby-leader", "/health", "/liveness", "/readiness"}
+	primary := "/ /primary /master /read-write /leader /read-only /health /liveness /readiness"
+	for name, tt := range map[string]struct {
+		self string
+		edit func(*backend)
+		want string // paths that answer 200
+	}{
+		"Primary":          {"main", func(*backend) {}, primary},
+		"PrimaryLocked":    {"main", func(b *backend) { b.in.Self.Server.State = decide.ServerLocked }, "/health /liveness"},
+		"PrimaryNotOpened": {"main", func(b *backend) { b.in.State.Primary.Phase = facts.PhaseStarting }, "/health /liveness"},
+		"PrimaryReplaced":  {"main", func(b *backend) { b.in.State.Primary.Store = "s-backup" }, "/health /liveness"},
+		"PrimaryOldEpoch":  {"main", func(b *backend) { b.in.State.Primary.Epoch = epoch.Next() }, "/health /liveness"},
+		"PrimaryOldReport": {"main", func(b *backend) { b.in.Self.SentAt = time.Now().Add(-5 * time.Second) }, "/liveness"},
+		"PrimaryDead":      {"main", func(b *backend) { b.in.Self.SentAt = time.Now().Add(-time.Minute) }, ""},
+		"NoReport":         {"main", func(b *backend) { b.in.Self = decide.Report{} }, ""},
+		"Standby":          {"backup", func(*backend) {}, "/replica /replica?lag=1kB /read-only /sync /health /liveness /readiness"},
+		"StandbyAsync":     {"backup", func(b *backend) { b.in.State.Policy.Durability = facts.Async }, "/replica /replica?lag=1kB /read-only /async /health /liveness /readiness"},
+		"StandbyNoVote":    {"backup", func(b *backend) { b.in.State.Voters.Stores = []string{"s-main"} }, "/replica /replica?lag=1kB /read-only /async /health /liveness /readiness"},
+		"StandbyDown":      {"backup", func(b *backend) { b.in.Self.Server.State = decide.ServerStarting }, "/liveness"},
+		"StandbyAlone":     {"backup", func(b *backend) { b.in.Heard = nil; b.in.Self.Server.Streaming = false }, "/replica /read-only /sync /health /liveness"},
+		"Seeding":          {"backup", func(b *backend) { b.in.Self.Role, b.in.Self.Server.State = decide.RoleSeeding, decide.ServerAbsent }, "/liveness"},
+		"Witness":          {"witness", func(*backend) {}, "/liveness /readiness"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t, tt.self)
+			tt.edit(b)
+			h := admin.Handler(b, admin.Options{})
+			var ok []string
+			for _, p := range paths {
+				w := request(t, h, "GET", p, "")
+				var doc admin.Health
+				if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || (w.Code == 200) != (doc.Reason == "") {
+					t.Errorf("%s: %d %s %v", p, w.Code, w.Body, err)
+				}
+				if w.Code == 200 {
+					ok = append(ok, p)
+				} else if w.Code != 503 {
+					t.Errorf("%s: %d", p, w.Code)
+				}
+				if o := request(t, h, "OPTIONS", p, ""); o.Code != w.Code || o.Body.Len() != 0 {
+					t.Errorf("OPTIONS %s: %d %q", p, o.Code, o.Body)
+				}
+				if hd := request(t, h, "HEAD", p, ""); hd.Code != w.Code {
+					t.Errorf("HEAD %s: %d", p, hd.Code)
+				}
+			}
+			if got := strings.Join(ok, " "); got != tt.want {
+				t.Errorf("200 from\n%s, want\n%s", got, tt.want)
+			}
+		})
+	}
+	h := admin.Handler(newBackend(t, "backup"), admin.Options{})
+	for _, bad := range []string{"x", "-1", "1PB", "99999999999999TB", "1.5MB"} {
+		if w := request(t, h, "GET", "/replica?lag="+bad, ""); w.Code != 400 {
+			t.Errorf("lag=%s: %d", bad, w.Code)
+		}
+	}
+	if w := request(t, h, "POST", "/primary", ""); w.Code != 405 {
+		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+func TestHandler_ClusterAndHistory(t *testing.T) {
+	b := newBackend(t, "main")
+	h := admin.Handler(b, admin.Options{Ports: map[string]int{"main": 5432}})
+	var c admin.ClusterReply
+	if err := json.Unmarshal(request(t, h, "GET", "/cluster", "").Body.Bytes(), &c); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(c); got != "{[{main leader running http://10.0.0.1:7421/health 10.0.0.1 5432 2 <nil>} {backup sync_standby streaming  10.0.0.2 0 2 256} {witness witness unknown  10.0.0.3 0 0 <nil>}] shop false}" {
+		t.Errorf("got %s", got)
+	}
+	var hist [][]any
+	if err := json.Unmarshal(request(t, h, "GET", "/history", "").Body.Bytes(), &hist); err != nil {
+		t.Fatal(err)
+	}
+	if len(hist) != 1 || hist[0][0] != 1.0 || hist[0][1] != float64(0x3000000) || hist[0][2] != "main was silent" || hist[0][3] == nil {
+		t.Errorf("got %v", hist)
+	}
+}
+
+func TestHandler_Metrics(t *testing.T) {
+	b := newBackend(t, "main")
+	b.in.State.Incidents = map[string]facts.Incident{"x": {Key: "x", Severity: "error", Text: "bad"}}
+	w := request(t, admin.Handler(b, admin.Options{}), "GET", "/metrics", "")
+	for _, want := range []string{
+		"understudy_epoch_number 4\n", "understudy_committed_lsn 8.3886336e+07\n", `understudy_node_is_primary{node="main"} 1` + "\n",
+		`understudy_node_apply_lag_bytes{node="backup"} 256` + "\n", `understudy_node_link_up{node="backup"} 1` + "\n",
+		`understudy_node_up{node="witness"} 0` + "\n", `understudy_incidents{severity="error"} 1` + "\n", `understudy_safety{level="degraded"} 1` + "\n",
+	} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	// The format: a metric's help and type once, before all its samples.
+	seen, current := map[string]bool{}, ""
+	for line := range strings.Lines(w.Body.String()) {
+		if name, ok := strings.CutPrefix(line, "# HELP "); ok {
+			current, _, _ = strings.Cut(name, " ")
+			if seen[current] {
+				t.Errorf("%s twice", current)
+			}
+			seen[current] = true
+		} else if !strings.HasPrefix(line, "# TYPE "+current+" gauge") && !strings.HasPrefix(line, current+" ") && !strings.HasPrefix(line, current+"{") {
+			t.Errorf("line %q under %s", line, current)
+		}
+	}
+}
+
+func TestHandler_Do(t *testing.T) {
+	b := newBackend(t, "main")
+	if w := request(t, admin.Handler(b, admin.Options{}), "POST", "/api/v1/do/stop", "{}"); w.Code != 403 || len(b.did) != 0 {
+		t.Errorf("read-only: %d, did %v", w.Code, b.did)
+	}
+	h := admin.Handler(b, admin.Options{Writable: true})
+	if w := request(t, h, "POST", "/api/v1/do/stop", `{"mode":"fast"}`); w.Code != 200 || w.Body.String() != `{"done":"stop"}`+"\n" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := request(t, h, "POST", "/api/v1/do/stop", ""); w.Code != 200 {
+		t.Errorf("empty body: %d", w.Code)
+	}
+	for _, body := range []string{"[1]", `{"a":1}`, "x", `{"a":"` + strings.Repeat("x", 70<<10) + `"}`} {
+		if w := request(t, h, "POST", "/api/v1/do/stop", body); w.Code != 400 {
+			t.Errorf("%.10s: %d", body, w.Code)
+		}
+	}
+	for code, want := range map[string]int{admin.CodeUnknownAction: 404, admin.CodeBadArgument: 400, admin.CodeRefused: 409} {
+		b.doErr = fmt.Errorf("wrapped: %w", &admin.ActionError{Code: code, Text: "No."})
+		if w := request(t, h, "POST", "/api/v1/do/x", "{}"); w.Code != want || !strings.Contains(w.Body.String(), `"error":"No."`) {
+			t.Errorf("%s: %d %s", code, w.Code, w.Body)
+		}
+	}
+	if w := request(t, h, "GET", "/api/v1/do/stop", ""); w.Code == 200 {
+		t.Error("GET did something")
+	}
+}
+
+func TestHandler_StatusAndEvents(t *testing.T) {
+	b := newBackend(t, "main")
+	h := admin.Handler(b, admin.Options{})
+	var st view.Status
+	if err := json.Unmarshal(request(t, h, "GET", "/api/v1/status", "").Body.Bytes(), &st); err != nil || st.Group.Primary != "main" || len(st.Nodes) != 3 {
+		t.Errorf("got %+v, %v", st, err)
+	}
+	for range 5 {
+		b.log.Add(eventlog.Event{Kind: "k"})
+	}
+	for query, want := range map[string]string{"": "1 5 5 false", "?since=3": "1 5 2 false", "?since=1&max=2": "1 5 2 false", "?since=99": "1 5 0 true"} {
+		var r admin.EventsReply
+		if err := json.Unmarshal(request(t, h, "GET", "/api/v1/events"+query, "").Body.Bytes(), &r); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(r.Oldest, r.Last, len(r.Events), r.Gap); got != want {
+			t.Errorf("%s: got %s, want %s", query, got, want)
+		}
+	}
+	if w := request(t, h, "GET", "/api/v1/events?since=x", ""); w.Code != 400 {
+		t.Errorf("got %d", w.Code)
+	}
+}

@@ -1,0 +1,114 @@
+package admin
+
+import (
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"understudy/cmd/internal/view"
+	"understudy/failover/decide"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// ClusterReply is the document of /cluster.
+type ClusterReply struct {
+	Members []ClusterMember `json:"members"`
+	Scope   string          `json:"scope"`
+	Pause   bool            `json:"pause,omitempty"`
+}
+
+// ClusterMember is one node in the words that tools for PostgreSQL high
+// availability use.
+type ClusterMember struct {
+	Name     string       `json:"name"`
+	Role     string       `json:"role"`  // "leader", "sync_standby", "replica" or "witness"
+	State    string       `json:"state"` // "running", "streaming", "creating replica", "stopped", "unknown" and the like
+	APIURL   string       `json:"api_url,omitempty"`
+	Host     string       `json:"host,omitempty"`
+	Port     int          `json:"port,omitempty"` // PostgreSQL's, where it is known
+	Timeline pos.Timeline `json:"timeline,omitempty"`
+	// Lag is bytes not yet applied, "unknown" on a standby that is not heard,
+	// absent on the leader.
+	Lag any `json:"lag,omitempty"`
+}
+
+func (s *server) cluster(w http.ResponseWriter, r *http.Request) {
+	st, err := s.b.Status(r.Context())
+	if err != nil {
+		writeError(w, http.StatusServiceUnavailable, "unavailable", err.Error())
+		return
+	}
+	reply := ClusterReply{Scope: st.Group.Name, Pause: st.Group.Paused, Members: []ClusterMember{}}
+	for _, n := range st.Nodes {
+		reply.Members = append(reply.Members, s.clusterMember(st, n))
+	}
+	writeJSON(w, http.StatusOK, reply)
+}
+
+func (s *server) clusterMember(st view.Status, n view.Node) ClusterMember {
+	m := ClusterMember{Name: n.Name, Timeline: n.Timeline, State: clusterState(n), Port: s.opts.Ports[n.Name]}
+	if host, _, err := net.SplitHostPort(n.Address); err == nil {
+		m.Host = host
+	}
+	if n.HTTP != "" && n.HTTP != "off" {
+		m.APIURL = "http://" + n.HTTP + "/health"
+	}
+	switch {
+	case n.Kind == facts.KindWitness:
+		m.Role = "witness"
+		return m
+	case n.Name == st.Group.Primary && n.Role == decide.RolePrimary:
+		m.Role = "leader"
+		return m
+	case n.WALVoter && st.Group.Durability != string(facts.Async):
+		m.Role = "sync_standby"
+	default:
+		m.Role = "replica"
+	}
+	m.Lag = "unknown"
+	if n.Lag != nil && n.Presence != view.PresenceSilent {
+		m.Lag = n.Lag.ApplyBytes
+	}
+	return m
+}
+
+func clusterState(n view.Node) string {
+	switch {
+	case n.Presence == view.PresenceSilent || n.Presence == view.PresenceNever:
+		return "unknown"
+	case n.Kind == facts.KindWitness:
+		return "running"
+	case n.Role == decide.RoleSeeding:
+		return "creating replica"
+	case n.Server.State == decide.ServerReplica && n.Link.State == view.LinkStreaming:
+		return "streaming"
+	}
+	return serverWord(n.Server.State)
+}
+
+// history answers with one entry per change of the timeline: the timeline that
+// ended, the LSN at which it ended as a number, the reason, and the time, which
+// is known of the present primaryship only and otherwise null.
+func (s *server) history(w http.ResponseWriter, _ *http.Request) {
+	state, _ := s.b.Self()
+	reply := [][]any{}
+	for i := 1; i < len(state.Lineage); i++ {
+		old, now := state.Lineage[i-1], state.Lineage[i]
+		if now.Timeline == old.Timeline {
+			continue
+		}
+		reason, at := "epoch "+now.Epoch.String()+" went on with timeline "+strconv.Itoa(int(now.Timeline)), any(nil)
+		if p := state.Primary; p.Epoch == now.Epoch {
+			if p.Cause != "" {
+				reason = p.Cause
+			}
+			if !p.OpenedAt.IsZero() {
+				at = p.OpenedAt.UTC().Format(time.RFC3339Nano)
+			}
+		}
+		reply = append(reply, []any{old.Timeline, uint64(now.Start), reason, at})
+	}
+	writeJSON(w, http.StatusOK, reply)
+}

@@ -1,0 +1,425 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/ledger"
+	"understudy/shipper/flow"
+	"understudy/shipper/link"
+)
+
+// The control stream carries reports, every 100 ms from every node to every
+// other, and requests to the ledger's leader. Reports go to all nodes and not
+// only to the leader, so that every node can show the whole group, and so that
+// a new leader knows it at once.
+
+// message is one unit of the control stream: four bytes of length, then JSON.
+type message struct {
+	Kind   string          `json:"kind"` // "report", "request", "reply"
+	ID     uint64          `json:"id,omitempty"`
+	Op     string          `json:"op,omitempty"` // "propose", "read"
+	Body   json.RawMessage `json:"body,omitempty"`
+	Error  string          `json:"error,omitempty"`
+	Leader bool            `json:"leader,omitempty"` // reply: the error is "not the leader"
+}
+
+const (
+	maxMessage  = 8 << 20
+	reportEvery = 100 * time.Millisecond
+	// controlSilence ends a connection on which no report came.
+	controlSilence = 3 * time.Second
+)
+
+func writeMessage(w io.Writer, m message) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxMessage {
+		return fmt.Errorf("control message of %d bytes is above the limit", len(b))
+	}
+	_, err = w.Write(append(binary.LittleEndian.AppendUint32(make([]byte, 0, len(b)+4), uint32(len(b))), b...))
+	return err
+}
+
+func readMessage(r *bufio.Reader) (message, error) {
+	var m message
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return m, err
+	}
+	n := binary.LittleEndian.Uint32(head[:])
+	if n > maxMessage {
+		return m, fmt.Errorf("control message of %d bytes is above the limit", n)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return m, err
+	}
+	return m, json.Unmarshal(b, &m)
+}
+
+// target is a node to talk to.
+type target struct{ Name, Address string }
+
+// control keeps one connection to every other node and answers theirs.
+type control struct {
+	self    string
+	net     link.Network
+	log     *slog.Logger
+	report  func() decide.Report
+	targets func() []target
+	propose func(context.Context, []byte) ([]byte, error)
+	read    func(context.Context) ([]byte, error)
+
+	mu    sync.Mutex
+	heard map[string]decide.Heard // by store
+	out   map[string]*outgoing    // by node name
+	last  []byte                  // newest report, encoded
+	kick  chan struct{}
+}
+
+func newControl(self string, n link.Network, log *slog.Logger) *control {
+	return &control{self: self, net: n, log: log, heard: map[string]decide.Heard{}, out: map[string]*outgoing{}, kick: make(chan struct{}, 1)}
+}
+
+// outgoing is our connection to one node.
+type outgoing struct {
+	to     target
+	cancel context.CancelFunc
+	done   chan struct{}
+	send   chan message // requests
+
+	mu      sync.Mutex
+	up      bool
+	pending map[uint64]chan message
+	next    uint64
+}
+
+// hurry sends the next report now.
+func (c *control) hurry() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// reports are the newest of every node by store, our own included.
+func (c *control) reports() map[string]decide.Heard {
+	own := c.report()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]decide.Heard, len(c.heard)+1)
+	for s, h := range c.heard {
+		out[s] = h
+	}
+	out[own.Store] = decide.Heard{Report: own, At: time.Now()}
+	return out
+}
+
+// heardByNode are the newest reports of the other nodes by name.
+func (c *control) heardByNode() map[string]decide.Heard {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]decide.Heard, len(c.heard))
+	for _, h := range c.heard {
+		if old, ok := out[h.Report.Node]; !ok || old.At.Before(h.At) {
+			out[h.Report.Node] = h
+		}
+	}
+	return out
+}
+
+// run keeps the connections that targets name until ctx ends.
+func (c *control) run(ctx context.Context) {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	defer func() {
+		c.mu.Lock()
+		outs := c.out
+		c.out = map[string]*outgoing{}
+		c.mu.Unlock()
+		for _, o := range outs {
+			o.cancel()
+			<-o.done
+		}
+	}()
+	for {
+		c.align(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-c.kick:
+		}
+	}
+}
+
+// align starts and ends connections, and encodes the newest report.
+func (c *control) align(ctx context.Context) {
+	body, err := json.Marshal(c.report())
+	if err != nil {
+		c.log.Error("encode report", "error", err)
+		return
+	}
+	want := map[string]target{}
+	for _, t := range c.targets() {
+		if t.Name != c.self && t.Address != "" {
+			want[t.Name] = t
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = body
+	for name, o := range c.out {
+		if want[name] != o.to {
+			o.cancel()
+			delete(c.out, name)
+		}
+	}
+	for name, t := range want {
+		if c.out[name] == nil {
+			octx, cancel := context.WithCancel(ctx)
+			o := &outgoing{to: t, cancel: cancel, done: make(chan struct{}), send: make(chan message, 16), pending: map[uint64]chan message{}}
+			c.out[name] = o
+			go c.keep(octx, o)
+		}
+	}
+}
+
+// keep dials a node again and again.
+func (c *control) keep(ctx context.Context, o *outgoing) {
+	defer close(o.done)
+	back := flow.Backoff{Min: 20 * time.Millisecond, Max: 500 * time.Millisecond}
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := c.talk(ctx, o)
+		if ctx.Err() != nil {
+			return
+		}
+		c.log.Debug("control connection", "to", o.to.Name, "error", err)
+		if time.Since(began) > time.Second {
+			back.Reset()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(back.Next(0.5)):
+		}
+	}
+}
+
+func (c *control) talk(ctx context.Context, o *outgoing) error {
+	conn, _, err := c.net.Dial(ctx, o.to.Address, link.Control, o.to.Name)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	o.setUp(true)
+	defer o.setUp(false)
+	replies := make(chan error, 1)
+	go func() {
+		r := bufio.NewReader(conn)
+		for {
+			m, err := readMessage(r)
+			if err != nil {
+				conn.Close()
+				replies <- err
+				return
+			}
+			o.deliver(m)
+		}
+	}()
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		c.mu.Lock()
+		m := message{Kind: "report", Body: c.last}
+		c.mu.Unlock()
+		conn.SetWriteDeadline(time.Now().Add(time.Second))
+		if err := writeMessage(conn, m); err != nil {
+			return errors.Join(err, <-replies)
+		}
+		for wait := true; wait; {
+			select {
+			case err := <-replies:
+				return err
+			case q := <-o.send:
+				conn.SetWriteDeadline(time.Now().Add(time.Second))
+				if err := writeMessage(conn, q); err != nil {
+					return errors.Join(err, <-replies)
+				}
+			case <-tick.C:
+				wait = false
+			}
+		}
+	}
+}
+
+func (o *outgoing) setUp(up bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.up = up
+	if !up {
+		for id, ch := range o.pending {
+			close(ch)
+			delete(o.pending, id)
+		}
+	}
+}
+
+func (o *outgoing) deliver(m message) {
+	o.mu.Lock()
+	ch := o.pending[m.ID]
+	delete(o.pending, m.ID)
+	o.mu.Unlock()
+	if ch != nil {
+		ch <- m
+	}
+}
+
+// ErrUnreached is returned when the ledger's leader has no open connection.
+var errUnreached = errors.New("no connection to the ledger's leader")
+
+// ask sends a request to a node and waits for its reply.
+func (c *control) ask(ctx context.Context, addr, op string, body []byte) ([]byte, error) {
+	var o *outgoing
+	c.mu.Lock()
+	for _, x := range c.out {
+		if x.to.Address == addr {
+			o = x
+		}
+	}
+	c.mu.Unlock()
+	if o == nil {
+		return nil, errUnreached
+	}
+	ch := make(chan message, 1)
+	o.mu.Lock()
+	if !o.up {
+		o.mu.Unlock()
+		return nil, errUnreached
+	}
+	o.next++
+	id := o.next
+	o.pending[id] = ch
+	o.mu.Unlock()
+	defer func() {
+		o.mu.Lock()
+		delete(o.pending, id)
+		o.mu.Unlock()
+	}()
+	select {
+	case o.send <- message{Kind: "request", ID: id, Op: op, Body: body}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case m, ok := <-ch:
+		switch {
+		case !ok:
+			return nil, errUnreached
+		case m.Leader:
+			return nil, ledger.ErrNotLeader
+		case m.Error != "":
+			return nil, errors.New(m.Error)
+		}
+		return m.Body, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Propose and Read forward to the leader; control is the ledger's Forwarder.
+func (c *control) Propose(ctx context.Context, _, addr string, cmd []byte) ([]byte, error) {
+	return c.ask(ctx, addr, "propose", cmd)
+}
+
+// Read asks the leader for a confirmed state.
+func (c *control) Read(ctx context.Context, _, addr string) ([]byte, error) {
+	return c.ask(ctx, addr, "read", nil)
+}
+
+// handle serves one connection of another node.
+func (c *control) handle(ctx context.Context, conn net.Conn, peer link.Peer) {
+	r := bufio.NewReader(conn)
+	var wmu sync.Mutex
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, 32)
+	for {
+		conn.SetReadDeadline(time.Now().Add(controlSilence))
+		m, err := readMessage(r)
+		if err != nil {
+			return
+		}
+		switch m.Kind {
+		case "report":
+			var rep decide.Report
+			if err := json.Unmarshal(m.Body, &rep); err != nil || rep.Node != peer.Node {
+				c.log.Warn("report refused", "from", peer.Node, "says", rep.Node, "error", err)
+				return
+			}
+			c.hear(rep)
+		case "request":
+			slots <- struct{}{}
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				defer func() { <-slots }()
+				rep := c.answer(ctx, m)
+				wmu.Lock()
+				defer wmu.Unlock()
+				conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
+				if err := writeMessage(conn, rep); err != nil {
+					conn.Close()
+				}
+			}()
+		default:
+			return
+		}
+	}
+}
+
+func (c *control) hear(rep decide.Report) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard[rep.Store] = decide.Heard{Report: rep, At: time.Now()}
+	// A node speaks with one store; what its lost one said is no longer news.
+	for s, h := range c.heard {
+		if h.Report.Node == rep.Node && s != rep.Store && time.Since(h.At) > 10*time.Second {
+			delete(c.heard, s)
+		}
+	}
+}
+
+func (c *control) answer(ctx context.Context, m message) message {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	rep := message{Kind: "reply", ID: m.ID}
+	var err error
+	switch m.Op {
+	case "propose":
+		rep.Body, err = c.propose(ctx, m.Body)
+	case "read":
+		rep.Body, err = c.read(ctx)
+	default:
+		err = fmt.Errorf("unknown request %q", m.Op)
+	}
+	if err != nil {
+		rep.Error, rep.Leader = err.Error(), errors.Is(err, ledger.ErrNotLeader)
+	}
+	return rep
+}

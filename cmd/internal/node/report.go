@@ -1,0 +1,231 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"understudy/cmd/internal/admin"
+	"understudy/cmd/internal/eventlog"
+	"understudy/cmd/internal/view"
+	"understudy/configs"
+	"understudy/failover"
+	"understudy/failover/decide"
+	"understudy/failover/guard"
+	"understudy/ledger/facts"
+	"understudy/shipper/link"
+	"understudy/shipper/pos"
+	"understudy/shipper/walfmt"
+	"understudy/standby/walserver"
+)
+
+// report is what this node says of itself now.
+func (n *Node) report() decide.Report {
+	n.mu.Lock()
+	n.seq++
+	seq := n.seq
+	n.mu.Unlock()
+	kind := string(facts.KindWitness)
+	if n.server != nil {
+		kind = string(facts.KindData)
+	}
+	snap := n.receiver.Snapshot()
+	r := decide.Report{
+		Node: n.cfg.Name, Store: n.spool.Store(), Kind: kind, Boot: n.boot, Seq: seq, SentAt: time.Now(),
+		Version: n.version, PID: os.Getpid(), Address: n.cfg.Advertise, HTTP: n.httpAddr(),
+		Role: n.agent.Role(), Epoch: snap.Lineage.Last().Epoch, Fence: snap.Fence, Timeline: snap.Lineage.Last().Timeline,
+		Received: snap.Received, Durable: snap.Durable, Applied: snap.Applied, Committed: snap.Committed,
+		Server: n.agent.Server(), Seed: n.plane.seedState(), Problems: n.agent.Problems(),
+	}
+	r.Server.Streaming = snap.Feeding
+	if n.spool.Base() != 0 {
+		r.Spool = decide.Spool{From: n.spool.Base(), End: n.spool.End(), Bytes: uint64(n.spool.Size())}
+	}
+	if err := n.spool.Problem(); err != nil {
+		r.Spool.Problem = err.Error()
+		r.Problems["spool"] = fmt.Sprintf("%s cannot store log: %v", n.cfg.Name, err)
+	}
+	if snap.Problem != "" {
+		r.Problems["stream"] = snap.Problem
+	}
+	if snap.From != "" && snap.Durable < snap.SourceEnd {
+		r.Delay = time.Since(snap.Since)
+	}
+	if run := n.primaryRun(); run != nil {
+		n.reportPrimary(&r, run)
+	} else if snap.From != "" {
+		r.Links = []decide.Link{{Peer: snap.From, State: "streaming", Since: snap.Since, Acked: snap.Durable, Applied: snap.Applied}}
+	}
+	return r
+}
+
+func (n *Node) reportPrimary(r *decide.Report, run *primaryRun) {
+	s := run.Snapshot()
+	r.Received, r.Durable, r.Applied, r.Committed = s.Received, s.Received, s.Received, s.Committed
+	r.Epoch, r.VotersVersion, r.Delay = s.Epoch, s.Voters, 0
+	if s.Contact != 0 {
+		r.MajorityContact = time.Now().Add(s.Contact - guard.Boottime())
+	}
+	for _, l := range s.Links {
+		r.Links = append(r.Links, decide.Link{
+			Peer: l.Peer.Name, State: l.State, Since: l.Since, RTT: l.RTT, Sent: l.Sent, Acked: l.Acked,
+			Applied: l.Applied, Delay: l.Delay, BytesSec: l.BytesPerSec, Problem: l.Problem,
+		})
+		if l.State == "refused" && l.Problem != "" {
+			r.Problems["link-"+l.Peer.Name] = l.Problem
+		}
+	}
+	for k, v := range run.problems() {
+		r.Problems[k] = v
+	}
+}
+
+func (n *Node) httpAddr() string {
+	if n.cfg.HTTP == configs.HTTPOff {
+		return ""
+	}
+	return n.cfg.HTTP
+}
+
+// Status is what this node knows of the group.
+func (n *Node) Status(context.Context) (view.Status, error) {
+	st := n.ledger.State()
+	leader := ""
+	store, _, _ := n.ledger.Leader()
+	if m, ok := st.Members[store]; ok {
+		leader = m.Name
+	}
+	return view.Build(view.Input{State: st, Self: n.report(), Heard: n.control.heardByNode(), Now: time.Now(), LedgerLeader: leader}), nil
+}
+
+// Self is the ledger's state as this node has it, and its own report.
+func (n *Node) Self() (facts.State, decide.Report) { return n.ledger.State(), n.report() }
+
+// Events is the daemon's event log.
+func (n *Node) Events() *eventlog.Log { return n.events }
+
+// Do carries out a local command.
+func (n *Node) Do(_ context.Context, action string, _ map[string]string) (any, error) {
+	switch action {
+	case "stop":
+		n.later(failover.ErrStopping)
+		return map[string]string{"result": "stopping the daemon and its PostgreSQL"}, nil
+	case "restart":
+		n.later(failover.ErrRestarting)
+		return map[string]string{"result": "leaving; PostgreSQL goes on for the next daemon"}, nil
+	}
+	return nil, &admin.ActionError{Code: admin.CodeUnknownAction, Text: fmt.Sprintf("there is no action %q", action)}
+}
+
+// later ends Run after the answer to the command had time to leave.
+func (n *Node) later(cause error) { time.AfterFunc(50*time.Millisecond, func() { n.Stop(cause) }) }
+
+// WAL gives the local PostgreSQL a whole, committed segment that it does not
+// have complete itself. It never gives the segment that holds the log's end: a
+// partial tail reaches PostgreSQL by the log server only, because PostgreSQL
+// would replace its own newer segment by an older copy.
+func (n *Node) WAL(_ context.Context, name string, w io.Writer) error {
+	m := n.spool.Meta()
+	if m.Base == 0 {
+		return admin.ErrNotYet
+	}
+	tli, at, err := pos.ParseSegName(name, m.SegSize)
+	if err != nil {
+		return admin.ErrNotYet // history files: none is recorded beyond what the base brought
+	}
+	end := at + pos.LSN(m.SegSize)
+	snap := n.receiver.Snapshot()
+	if tli != m.Lineage.TimelineAt(at) || end > snap.Committed || end > snap.Durable || n.hasSegment(name, at, m.SegSize) {
+		return admin.ErrNotYet
+	}
+	seg, complete, err := n.spool.Segment(name)
+	if err != nil || !complete {
+		return errors.Join(admin.ErrNotYet, err)
+	}
+	defer seg.Close()
+	_, err = io.Copy(w, io.NewSectionReader(seg, 0, m.SegSize))
+	return err
+}
+
+// hasSegment tells whether the local pg_wal has a segment to its last page.
+func (n *Node) hasSegment(name string, at pos.LSN, segSize int64) bool {
+	f, err := os.Open(filepath.Join(n.server.DataDir, "pg_wal", name))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	page := make([]byte, walfmt.PageSize)
+	if _, err := f.ReadAt(page, segSize-walfmt.PageSize); err != nil {
+		return false
+	}
+	addr, ok := walfmt.PageAddr(page)
+	return ok && addr == at+pos.LSN(segSize-walfmt.PageSize)
+}
+
+// walServer is what the local standby's walreceiver connects to.
+func (n *Node) walServer() walserver.Config {
+	return walserver.Config{
+		Socket:    filepath.Join(n.cfg.WALSocketDir(), fmt.Sprintf(".s.PGSQL.%d", walPort)),
+		AllowUIDs: []uint32{n.server.Account.UID, uint32(os.Geteuid())},
+		WAL:       n.spool,
+		State:     n.walState,
+		History:   func(pos.Timeline) ([]byte, bool) { return nil, false },
+		OnFeedback: func(f walserver.Feedback) {
+			if err := n.receiver.Fed(f); err != nil && !errors.Is(err, net.ErrClosed) {
+				n.log.Warn("take the standby's report", "error", err)
+			}
+		},
+		OnSession: n.receiver.Feeding,
+		Logger:    n.log,
+	}
+}
+
+func (n *Node) walState() (walserver.State, <-chan struct{}) {
+	limit, held, changed := n.receiver.Serve()
+	m := n.spool.Meta()
+	s := walserver.State{SystemID: m.SystemID, Lineage: m.Lineage, ServerVersion: n.server.Version, SegSize: m.SegSize, Limit: limit, Held: held}
+	if m.Base == 0 {
+		s.Refuse = "no log has been received yet"
+	}
+	return s, changed
+}
+
+// surfaces starts the local socket, the WAL socket and HTTP.
+func (n *Node) surfaces(ctx context.Context, wg *sync.WaitGroup, fail func(string, error)) {
+	wg.Go(func() {
+		h := admin.Handler(n, admin.Options{Writable: true, Log: n.log})
+		fail("local socket", admin.ServeUnix(ctx, n.cfg.AdminSocket(), h, 0o600))
+	})
+	if n.cfg.HTTP != configs.HTTPOff {
+		wg.Go(func() {
+			fail("http", admin.ServeTCP(ctx, n.cfg.HTTP, admin.Handler(n, admin.Options{Log: n.log})))
+		})
+	}
+	if n.server != nil {
+		wg.Go(func() {
+			fail("wal socket", admin.ServeWAL(ctx, n.cfg.WALGetSocket(), admin.WALHandler(n.WAL), []uint32{n.server.Account.UID, uint32(os.Geteuid())}))
+		})
+	}
+}
+
+// raftStream is Raft's transport over the link.
+type raftStream struct {
+	net.Listener
+	net link.Network
+}
+
+// Dial connects to another node's ledger.
+func (s raftStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	c, _, err := s.net.Dial(ctx, string(addr), link.Ledger, "")
+	return c, err
+}

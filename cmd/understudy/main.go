@@ -1,0 +1,175 @@
+// Command understudy is the daemon, its guard, and the commands to use them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"understudy/cmd/internal/cli"
+	"understudy/cmd/internal/demo"
+	"understudy/cmd/internal/node"
+	"understudy/configs"
+	"understudy/failover"
+	"understudy/failover/guard"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// The daemon's memory: far below what a loaded catch-up may use, so that the
+// collector works before the bound is near.
+const memoryLimit = 160 << 20
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "guard" {
+		os.Exit(guard.Main(os.Args[2:])) // before anything else of the program starts
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := root(stop).ExecuteContext(ctx)
+	stop()
+	if err != nil && !cli.Silent(err) {
+		fmt.Fprintln(os.Stderr, "understudy:", err)
+	}
+	os.Exit(cli.Code(err))
+}
+
+func root(release context.CancelFunc) *cobra.Command {
+	c := &cobra.Command{
+		Use:           "understudy",
+		Short:         "Keeps a second machine ready to take over, with nothing acknowledged ever lost",
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	c.CompletionOptions.HiddenDefaultCmd = true
+	c.AddCommand(cli.Commands(cli.Options{Version: version})...)
+	c.AddCommand(runCommand(release), initCommand(), demo.Command(version))
+	for _, sub := range c.Commands() {
+		cli.Prepare(sub)
+	}
+	return c
+}
+
+func runCommand(release context.CancelFunc) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run this node's daemon",
+		Long: "Run this node's daemon in the foreground.\n\n" +
+			"SIGTERM ends the daemon and leaves PostgreSQL to the next one, which has ten seconds to come.\n" +
+			"SIGINT (Ctrl-C) stops PostgreSQL too.",
+		Args: cobra.NoArgs,
+	}
+	config := cli.ConfigFlag(c)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		release() // run tells the two signals apart
+		return run(context.Background(), *config)
+	}
+	return c
+}
+
+func run(ctx context.Context, config string) error {
+	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(50)
+	cfg, err := configs.Load(config)
+	if err != nil {
+		return usage(err)
+	}
+	log, closeLog, err := logger(cfg)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	n, err := node.Open(ctx, cfg, node.Options{Version: version, Binary: binary, Log: log})
+	if err != nil {
+		log.Error("not started", "error", err)
+		return err
+	}
+	sig := make(chan os.Signal, 2)
+	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(sig)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case s := <-sig:
+				if s == syscall.SIGTERM {
+					cancel(failover.ErrRestarting)
+				} else {
+					cancel(failover.ErrStopping)
+				}
+			}
+		}
+	}()
+	err = n.Run(ctx)
+	if err != nil {
+		log.Error("ended", "error", err)
+	}
+	return err
+}
+
+func usage(err error) error {
+	var bad *configs.Error
+	if errors.As(err, &bad) || errors.Is(err, os.ErrNotExist) {
+		return &cli.ExitError{Code: cli.ExitUsage, Err: err}
+	}
+	return err
+}
+
+func initCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Found a group with this node as its first primary",
+		Long: "Found a group: make the database in the empty postgresql.data_dir, this node's store, and the ledger.\n" +
+			"Start the daemon afterwards with: understudy run",
+		Args: cobra.NoArgs,
+	}
+	config := cli.ConfigFlag(c)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := configs.Load(*config)
+		if err != nil {
+			return usage(err)
+		}
+		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+		if err := node.Found(cmd.Context(), cfg, log); err != nil {
+			return &cli.ExitError{Code: cli.ExitRefused, Err: err}
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "Founded group %s with %s as its first member. Next: understudy run --config %s\n", cfg.Group, cfg.Name, *config)
+		return nil
+	}
+	return c
+}
+
+func logger(cfg *configs.Node) (*slog.Logger, func(), error) {
+	var out io.Writer = os.Stderr
+	done := func() {}
+	if cfg.Log.File != "" {
+		if err := os.MkdirAll(filepath.Dir(cfg.Log.File), 0o755); err != nil {
+			return nil, nil, err
+		}
+		f, err := os.OpenFile(cfg.Log.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open log.file: %w", err)
+		}
+		out, done = f, func() { f.Close() }
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		return nil, nil, fmt.Errorf("log.level: %w", err)
+	}
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})), done, nil
+}

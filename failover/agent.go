@@ -1,0 +1,381 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/failover/guard"
+	"understudy/failover/pgctl"
+	"understudy/failover/role"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// The causes that end a role. What a role does on its way out depends on it.
+var (
+	// ErrSuperseded: a newer epoch began; the server is stopped at once.
+	ErrSuperseded = errors.New("a newer epoch began")
+	// ErrRestarting: the daemon goes and comes back; the server stays.
+	ErrRestarting = errors.New("the daemon restarts")
+	// ErrStopping: daemon and server stop in the regular way.
+	ErrStopping = errors.New("the daemon and its PostgreSQL stop")
+)
+
+// AgentConfig is what an agent works with. Store and Ledger may be set later,
+// by Attach.
+type AgentConfig struct {
+	Store, Name string
+	Witness     bool
+	Ledger      Ledger
+	Plane       Plane
+	Server      *pgctl.Server // nil on a witness
+	Binary      string        // this program, which becomes the guard
+	GuardSocket string
+	StateDir    string
+	Notify      Notify
+	Log         *slog.Logger
+}
+
+// Agent makes the local PostgreSQL be what the ledger says.
+type Agent struct {
+	cfg AgentConfig
+	log *slog.Logger
+
+	mu      sync.Mutex
+	guard   *guard.Client
+	run     PrimaryRun
+	server  decide.Server
+	roleIs  decide.Role
+	seeding bool
+	problem map[string]string
+}
+
+// NewAgent makes an agent; Run starts it.
+func NewAgent(cfg AgentConfig) *Agent {
+	a := &Agent{cfg: cfg, log: cfg.Log, roleIs: decide.RoleNone, problem: map[string]string{}}
+	a.server.State = decide.ServerAbsent
+	if cfg.Witness {
+		a.roleIs = decide.RoleWitness
+	}
+	return a
+}
+
+// Connect finds a server that an earlier daemon left running under its guard.
+// It is called first of all, since the guard's patience with an absent daemon
+// is short.
+func (a *Agent) Connect(ctx context.Context) error {
+	if a.cfg.Witness {
+		return nil
+	}
+	g, err := guard.Connect(ctx, a.cfg.GuardSocket)
+	switch {
+	case errors.Is(err, guard.ErrNoGuard):
+		return nil
+	case errors.Is(err, guard.ErrDead):
+		a.log.Warn("the guard of an earlier daemon does not answer; its server is ended", "error", err)
+		return guard.Destroy(ctx, a.cfg.GuardSocket)
+	case err != nil:
+		return fmt.Errorf("connect to the guard: %w", err)
+	}
+	a.mu.Lock()
+	a.guard = g
+	a.mu.Unlock()
+	a.log.Info("adopted the guard", "postmaster", g.PostmasterPID(), "epoch", g.Tag().Epoch.String(), "role", g.Tag().Role)
+	return nil
+}
+
+// Attach gives the agent its ledger, which is opened after Connect.
+func (a *Agent) Attach(l Ledger, store string) { a.cfg.Ledger, a.cfg.Store = l, store }
+
+// Guarded tells whether a server of ours runs now.
+func (a *Agent) Guarded() bool { return a.running() != nil }
+
+// Server is what the reports say of the local PostgreSQL.
+func (a *Agent) Server() decide.Server {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.server
+	if a.guard != nil {
+		s.PID = a.guard.PostmasterPID()
+	}
+	return s
+}
+
+// Role is what this node is doing.
+func (a *Agent) Role() decide.Role {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.roleIs
+}
+
+// Problems are the agent's standing complaints.
+func (a *Agent) Problems() map[string]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]string, len(a.problem))
+	for k, v := range a.problem {
+		out[k] = v
+	}
+	return out
+}
+
+// PrimaryRun is the running data plane of the primary, nil when there is none.
+func (a *Agent) PrimaryRun() PrimaryRun {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.run
+}
+
+func (a *Agent) set(f func(s *decide.Server)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f(&a.server)
+}
+
+func (a *Agent) setRole(r decide.Role) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.roleIs = r
+}
+
+// complain sets or, with an empty text, ends a standing problem.
+func (a *Agent) complain(key, text string) {
+	a.mu.Lock()
+	had := a.problem[key]
+	if text == "" {
+		delete(a.problem, key)
+	} else {
+		a.problem[key] = text
+	}
+	a.mu.Unlock()
+	if text != "" && text != had {
+		a.cfg.Notify("problem", facts.SeverityError, text, pos.Epoch{})
+	}
+}
+
+// running is the guard of a server that runs now.
+func (a *Agent) running() *guard.Client {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.guard == nil {
+		return nil
+	}
+	select {
+	case <-a.guard.Exited():
+		return nil
+	default:
+		return a.guard
+	}
+}
+
+// Run follows the ledger until ctx ends. The cause of ctx decides what becomes
+// of the server: ErrRestarting leaves it running, anything else stops it.
+func (a *Agent) Run(ctx context.Context) {
+	var cur life
+	defer func() { cur.end(context.Cause(ctx)) }()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		changed := a.cfg.Ledger.Changed()
+		st := a.cfg.Ledger.State()
+		if e, owed := role.Fence(st, a.cfg.Store, a.cfg.Plane.Promised()); owed {
+			if cur.as.Kind == role.Primary && cur.as.Epoch.Less(e) {
+				cur.end(ErrSuperseded)
+				cur = life{}
+			}
+			if err := a.fence(ctx, e, st); err != nil && ctx.Err() == nil {
+				a.log.Warn("fence", "epoch", e.String(), "error", err)
+			}
+			st = a.cfg.Ledger.State()
+		}
+		if want := role.Assigned(st, a.cfg.Store, a.wasPrimary()); want != cur.as {
+			cur.end(ErrSuperseded)
+			cur = a.begin(ctx, want)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// life is a role being lived; the zero life is none.
+type life struct {
+	as     role.Assignment
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+func (a *Agent) begin(ctx context.Context, as role.Assignment) life {
+	ctx, cancel := context.WithCancelCause(ctx)
+	l := life{as: as, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		a.inside(ctx, as)
+	}()
+	return l
+}
+
+// end leaves the role for a cause and waits until it is left.
+func (l life) end(cause error) {
+	if l.cancel != nil {
+		l.cancel(cause)
+		<-l.done
+	}
+}
+
+// inside is the role as a function: it returns when the role has ended.
+func (a *Agent) inside(ctx context.Context, as role.Assignment) {
+	a.log.Info("role", "kind", string(as.Kind), "epoch", as.Epoch.String())
+	switch as.Kind {
+	case role.Primary:
+		a.setRole(decide.RolePrimary)
+		if err := a.primary(ctx, as.Epoch); err != nil && ctx.Err() == nil {
+			a.log.Warn("primary ended", "epoch", as.Epoch.String(), "error", err)
+			a.ended(as.Epoch, err)
+		}
+		a.setRole(decide.RoleNone)
+	case role.Standby:
+		a.standby(ctx)
+	case role.Hold, role.Wait:
+		if g := a.running(); g != nil && g.Tag().Role == tagPrimary {
+			a.stopServer(g, guard.Immediate, 10*time.Second)
+		}
+	}
+	<-ctx.Done()
+}
+
+// ended says that the server of an epoch of ours will not write again.
+func (a *Agent) ended(e pos.Epoch, err error) {
+	a.set(func(s *decide.Server) {
+		if s.Ended.Less(e) {
+			s.Ended = e
+		}
+		s.State = decide.ServerStopped
+		s.Problem = err.Error()
+	})
+	a.cfg.Notify("server-ended", facts.SeverityError, fmt.Sprintf("PostgreSQL ended in epoch %s: %v", e, err), e)
+}
+
+// fence promises e and reports what is durable here to the ledger.
+func (a *Agent) fence(ctx context.Context, e pos.Epoch, st facts.State) error {
+	if g := a.running(); g != nil && g.Tag().Role == tagPrimary && g.Tag().Epoch.Less(e) {
+		a.stopServer(g, guard.Immediate, 5*time.Second)
+	}
+	lineage, lsn, err := a.cfg.Plane.Fence(e)
+	if err != nil {
+		return err
+	}
+	if st.Primary.Phase != facts.PhaseFencing || st.Primary.Epoch != e {
+		return nil // the promise is kept; nobody waits for a report
+	}
+	rep := facts.FenceReport{Store: a.cfg.Store, Epoch: e, Voters: st.Voters.Version, Lineage: lineage, LSN: lsn}
+	rep.Timeline = lineage.TimelineAt(lsn)
+	if a.wasPrimary() || (!a.cfg.Witness && len(st.Lineage) == 0) {
+		if rep.LSN, rep.Timeline, err = a.ownLog(ctx, lineage); err != nil {
+			a.complain("log", err.Error())
+			return err
+		}
+		a.complain("log", "")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, err = a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdReportFence, ReportFence: &facts.ReportFence{FenceReport: rep}})
+	return err
+}
+
+// ownLog is the end of the log in this node's own pg_wal, of a server that was
+// last opened for writing here. Its bytes are fsynced.
+func (a *Agent) ownLog(ctx context.Context, lineage pos.Lineage) (pos.LSN, pos.Timeline, error) {
+	c, err := a.cfg.Server.Control(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	end, err := a.cfg.Plane.LogEnd(c.Timeline, c.Redo)
+	if err != nil {
+		return 0, 0, fmt.Errorf("scan pg_wal from %s: %w", c.Redo, err)
+	}
+	if last := lineage.Last(); end < last.Start {
+		return 0, 0, fmt.Errorf("the log in %s ends at %s, before epoch %s began at %s: the directory has lost log and must not be opened",
+			a.cfg.Server.DataDir, end, last.Epoch, last.Start)
+	}
+	return end, c.Timeline, nil
+}
+
+// The mark of a data directory that was opened for writing here.
+
+type primaryMark struct {
+	Epoch    pos.Epoch    `json:"epoch"`
+	Timeline pos.Timeline `json:"timeline"`
+	Start    pos.LSN      `json:"start"`
+}
+
+func (a *Agent) markPath() string { return filepath.Join(a.cfg.StateDir, "primary.json") }
+
+// wasPrimary tells whether this node's database was last opened for writing
+// by this node.
+func (a *Agent) wasPrimary() bool {
+	if a.cfg.Witness {
+		return false
+	}
+	_, err := os.Stat(a.markPath())
+	return err == nil
+}
+
+// mark makes it durable that the directory is about to be opened for writing.
+func (a *Agent) mark(m primaryMark) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return writeDurably(a.markPath(), append(b, '\n'))
+}
+
+// unmark forgets it, when the directory was replaced by a base.
+func (a *Agent) unmark() error {
+	if err := os.Remove(a.markPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return syncDir(a.cfg.StateDir)
+}
+
+func writeDurably(path string, b []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// MarkOwn marks a new database as this node's own: it will be opened here
+// first, and never started as a standby before that.
+func MarkOwn(stateDir string) error {
+	a := &Agent{cfg: AgentConfig{StateDir: stateDir}}
+	return a.mark(primaryMark{})
+}

@@ -1,0 +1,97 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"understudy/failover/decide"
+)
+
+// Controller decides for the group while its node leads the ledger.
+type Controller struct {
+	Store   string
+	Ledger  Ledger
+	Reports func() map[string]decide.Heard // newest report by store
+	Log     *slog.Logger
+	// Every is the pace of decisions besides the ledger's own changes.
+	Every time.Duration
+
+	lastTransfer time.Time
+	lastRefused  string
+}
+
+// Run decides until ctx ends.
+func (c *Controller) Run(ctx context.Context) {
+	tick := time.NewTicker(c.Every)
+	defer tick.Stop()
+	led := false
+	for {
+		_, self := c.Ledger.Leader()
+		if self != led {
+			led = self
+			c.Log.Info("ledger leadership", "leader", self)
+		}
+		if self {
+			// A plan that changed something may make the next rule fire at once.
+			for range 8 {
+				if !c.step(ctx) {
+					break
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.Ledger.Changed():
+		case <-tick.C:
+		}
+	}
+}
+
+// step carries one plan out; it reports whether something changed.
+func (c *Controller) step(ctx context.Context) bool {
+	servers, err := c.Ledger.Servers()
+	if err != nil {
+		return false
+	}
+	o := decide.Observation{
+		Now: time.Now(), SelfStore: c.Store, State: c.Ledger.State(),
+		Reports: c.Reports(), Raft: servers, LastTransfer: c.lastTransfer,
+	}
+	plan := decide.Decide(o)
+	if plan.Empty() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, a := range plan.Actions {
+		if err := c.do(ctx, a); err != nil {
+			if text := plan.Rule + ": " + err.Error(); text != c.lastRefused && !errors.Is(err, context.Canceled) {
+				c.lastRefused = text
+				c.Log.Warn("plan not carried out", "rule", plan.Rule, "why", plan.Why, "error", err)
+			}
+			return false
+		}
+	}
+	c.lastRefused = ""
+	c.Log.Info("decided", "rule", plan.Rule, "why", plan.Why, "ledger_version", o.State.Version, "epoch", o.State.Primary.Epoch.String())
+	return true
+}
+
+func (c *Controller) do(ctx context.Context, a decide.Action) error {
+	switch {
+	case a.Command != nil:
+		_, err := c.Ledger.Propose(ctx, *a.Command)
+		return err
+	case a.RaftAdd != nil:
+		return c.Ledger.AddServer(ctx, *a.RaftAdd)
+	case a.RaftRemove != "":
+		return c.Ledger.RemoveServer(ctx, a.RaftRemove)
+	case a.Transfer != "":
+		c.lastTransfer = time.Now()
+		return c.Ledger.Transfer(ctx, a.Transfer)
+	}
+	return nil
+}

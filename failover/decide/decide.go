@@ -1,0 +1,305 @@
+package decide
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"understudy/ledger/facts"
+)
+
+// RaftServer is one server of the ledger's Raft configuration.
+type RaftServer struct {
+	Store   string
+	Address string
+	Voter   bool
+}
+
+// Observation is everything a decision may use. Decide looks at nothing else.
+type Observation struct {
+	Now          time.Time
+	SelfStore    string // the ledger leader, which decides
+	State        facts.State
+	Reports      map[string]Heard // newest report by store, the leader's own included
+	Raft         []RaftServer
+	LastTransfer time.Time // when ledger leadership was last handed on from here
+}
+
+// Action is one thing the controller does: exactly one field is set. Commands
+// are compare-and-set on the ledger; the others change Raft's own membership.
+type Action struct {
+	Command    *facts.Command
+	RaftAdd    *RaftServer
+	RaftRemove string
+	Transfer   string // hand ledger leadership to this store
+}
+
+// Plan is what Decide chose: the actions are carried out in order, and the
+// rest is dropped when one of them is refused.
+type Plan struct {
+	Rule    string
+	Why     string
+	Actions []Action
+}
+
+// Empty tells whether there is nothing to do.
+func (p Plan) Empty() bool { return len(p.Actions) == 0 }
+
+// Rule is one row of the table. When returns the plan's actions and reason; no
+// actions mean that the rule does not fire.
+type Rule struct {
+	ID   string
+	Then string // what the rule does, for people
+	when func(Observation) ([]Action, string)
+}
+
+// Limits of the rules. Each names the mistake it prefers.
+const (
+	// Fresh is how old a report may be to count as what a node says now. Too
+	// short asks twice, too long believes the dead.
+	Fresh = time.Second
+	// retryStart is the pause before a start that failed is tried in a new
+	// epoch: rather late than a storm of epochs.
+	retryStart = 2 * time.Second
+	// stuckAfter is when a group without a primary says what it waits for.
+	stuckAfter = 10 * time.Second
+	// closeEnough is how near to the primary's end a node must be to be
+	// proposed as voter: with it commits would wait for its catch-up.
+	closeEnough = 1 << 20
+	// forgetProposal ends the candidacy of a voter that fell silent.
+	forgetProposal = 5 * time.Second
+	// transferEvery bounds how often leadership moves.
+	transferEvery = 10 * time.Second
+	// MaxVoters bounds the set of WAL voters.
+	MaxVoters = 7
+)
+
+// Rules is the table, in the order in which it is tried.
+func Rules() []Rule {
+	return []Rule{
+		{"begin-founding", "begin the first epoch of a group", beginFounding},
+		{"begin-ended", "begin a new epoch after the primary's server has ended", beginEnded},
+		{"assign", "assign the primary when a majority has fenced", assign},
+		{"stuck", "say what a group without a primary waits for", stuck},
+		{"raft-forget", "remove a ledger server that is no member", raftForget},
+		{"member-replace", "retire the lost store of a node that came back with another", memberReplace},
+		{"member-add", "admit a node that asks to join", memberAdd},
+		{"member-address", "follow a member that moved", memberAddress},
+		{"voter-withdraw", "give up a candidate voter that fell silent", voterWithdraw},
+		{"voter-admit", "give the vote to a candidate that has caught up", voterAdmit},
+		{"voter-propose", "propose the next voter", voterPropose},
+		{"ledger-vote", "give ledger votes to the WAL voters", ledgerVote},
+		{"leaving-over", "forget an announced restart whose time is over", leavingOver},
+		{"incident-raise", "record what a node complains of", incidentRaise},
+		{"incident-clear", "close what a node no longer complains of", incidentClear},
+		{"leader-off-primary", "lead the ledger from a node that is not the primary", leaderOffPrimary},
+	}
+}
+
+// Decide tries the rules in order and returns the plan of the first that
+// fires; an empty plan when none does. The same observation gives the same
+// plan.
+func Decide(o Observation) Plan {
+	for _, r := range Rules() {
+		if actions, why := r.when(o); len(actions) > 0 {
+			return Plan{Rule: r.ID, Why: why, Actions: actions}
+		}
+	}
+	return Plan{}
+}
+
+func command(c facts.Command) Action { return Action{Command: &c} }
+
+// fresh is the newest report of a store when it is young enough.
+func (o Observation) fresh(store string) (Report, bool) {
+	h, ok := o.Reports[store]
+	if !ok || o.Now.Sub(h.At) > Fresh {
+		return Report{}, false
+	}
+	return h.Report, true
+}
+
+// stores are the reporting stores in a fixed order.
+func (o Observation) stores() []string {
+	out := make([]string, 0, len(o.Reports))
+	for s := range o.Reports {
+		out = append(out, s)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// link is what the primary says of its link to a store.
+func (o Observation) link(node string) (Link, bool) {
+	rep, ok := o.fresh(o.State.Primary.Store)
+	if !ok {
+		return Link{}, false
+	}
+	for _, l := range rep.Links {
+		if l.Peer == node {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
+func (o Observation) name(store string) string {
+	if m, ok := o.State.Members[store]; ok {
+		return m.Name
+	}
+	return store
+}
+
+func beginFounding(o Observation) ([]Action, string) {
+	if !o.State.Founded() || o.State.Primary.Phase != facts.PhaseNone {
+		return nil, ""
+	}
+	why := "the group is new"
+	return []Action{command(facts.Command{Kind: facts.CmdBeginEpoch,
+		BeginEpoch: &facts.BeginEpoch{Expect: o.State.Primary.Version, Cause: why}})}, why
+}
+
+func beginEnded(o Observation) ([]Action, string) {
+	p := o.State.Primary
+	if p.Store == "" || p.Phase == facts.PhaseFencing || p.Phase == facts.PhaseNone {
+		return nil, ""
+	}
+	rep, ok := o.fresh(p.Store)
+	if !ok || rep.Server.Ended.Less(p.Epoch) {
+		return nil, ""
+	}
+	if p.Phase != facts.PhaseOpened && o.Now.Sub(p.Since) < retryStart {
+		return nil, ""
+	}
+	why := fmt.Sprintf("PostgreSQL of %s has ended", p.Node)
+	if rep.Server.Problem != "" {
+		why += ": " + rep.Server.Problem
+	}
+	return []Action{command(facts.Command{Kind: facts.CmdBeginEpoch,
+		BeginEpoch: &facts.BeginEpoch{Expect: p.Version, Cause: why}})}, why
+}
+
+// assign elects the node that was primary before, which holds the largest
+// position of all since peers never hold more than its PostgreSQL flushed.
+func assign(o Observation) ([]Action, string) {
+	p := o.State.Primary
+	if p.Phase != facts.PhaseFencing || !o.State.FenceMajority() {
+		return nil, ""
+	}
+	store, _ := candidate(o)
+	if store == "" {
+		return nil, ""
+	}
+	why := fmt.Sprintf("%s holds %s, as much as any that reported", o.name(store), p.Fence[store].Pos)
+	return []Action{command(facts.Command{Kind: facts.CmdAssign,
+		Assign: &facts.Assign{Expect: p.Version, Epoch: p.Epoch, Store: store}})}, why
+}
+
+// candidate is the store that may be assigned, or why there is none.
+func candidate(o Observation) (store, missing string) {
+	p := o.State.Primary
+	store = p.Previous
+	if store == "" {
+		for _, m := range o.State.Members {
+			if m.Seeded && o.State.IsVoter(m.Store) {
+				store = m.Store
+			}
+		}
+	}
+	m, ok := o.State.Members[store]
+	if !ok {
+		return "", "no member has a database to start"
+	}
+	mine, ok := p.Fence[store]
+	if !ok {
+		return "", fmt.Sprintf("%s, which was primary, has not reported its log", m.Name)
+	}
+	if rep, ok := o.fresh(store); ok && rep.Server.State == ServerFailed {
+		return "", fmt.Sprintf("PostgreSQL of %s cannot be started: %s", m.Name, rep.Server.Problem)
+	}
+	for other, rep := range p.Fence {
+		if mine.Pos.Less(rep.Pos) {
+			return "", fmt.Sprintf("%s holds %s, %s only %s: it has lost log that it had flushed", o.name(other), rep.Pos, m.Name, mine.Pos)
+		}
+	}
+	return store, ""
+}
+
+// stuckKey is the incident of a group that cannot choose a primary.
+const stuckKey = "no-primary"
+
+func stuck(o Observation) ([]Action, string) {
+	p := o.State.Primary
+	inc, standing := o.State.Incidents[stuckKey]
+	standing = standing && inc.Until.IsZero()
+	if p.Phase == facts.PhaseOpened && standing {
+		return []Action{command(facts.Command{Kind: facts.CmdClearIncident, ClearIncident: &facts.ClearIncident{Key: stuckKey}})}, "a primary is open"
+	}
+	if p.Phase != facts.PhaseFencing || o.Now.Sub(p.Since) < stuckAfter {
+		return nil, ""
+	}
+	text := "No primary: "
+	if !o.State.FenceMajority() {
+		text += fmt.Sprintf("%d of %d voters have fenced, missing are %s.", len(p.Fence), len(o.State.Voters.Stores), strings.Join(unfenced(o), ", "))
+	} else if _, missing := candidate(o); missing != "" {
+		text += missing + "."
+	} else {
+		return nil, ""
+	}
+	if standing && inc.Text == text {
+		return nil, ""
+	}
+	return []Action{command(facts.Command{Kind: facts.CmdRaiseIncident, RaiseIncident: &facts.RaiseIncident{
+		Incident: facts.Incident{Key: stuckKey, Severity: facts.SeverityError, Text: text}}})}, text
+}
+
+func unfenced(o Observation) []string {
+	var out []string
+	for _, s := range o.State.Voters.Stores {
+		if _, ok := o.State.Primary.Fence[s]; !ok {
+			out = append(out, o.name(s))
+		}
+	}
+	return out
+}
+
+func leavingOver(o Observation) ([]Action, string) {
+	for _, s := range sortedKeys(o.State.Leaving) {
+		if l := o.State.Leaving[s]; o.Now.After(l.Until.Add(time.Minute)) {
+			return []Action{command(facts.Command{Kind: facts.CmdClearLeaving, ClearLeaving: &facts.ClearLeaving{Store: s}})},
+				fmt.Sprintf("the restart that %s announced is over", o.name(s))
+		}
+	}
+	return nil, ""
+}
+
+func leaderOffPrimary(o Observation) ([]Action, string) {
+	p := o.State.Primary
+	if p.Store != o.SelfStore || p.Phase != facts.PhaseOpened || o.Now.Sub(o.LastTransfer) < transferEvery || o.Now.Sub(p.OpenedAt) < time.Second {
+		return nil, ""
+	}
+	var best facts.Member
+	for _, s := range sortedKeys(o.State.Members) {
+		m := o.State.Members[s]
+		if _, alive := o.fresh(s); !alive || !m.LedgerVoter || s == o.SelfStore {
+			continue
+		}
+		if best.Store == "" || m.Kind == facts.KindWitness { // the witness will never be primary
+			best = m
+		}
+	}
+	if best.Store == "" {
+		return nil, ""
+	}
+	return []Action{{Transfer: best.Store}}, fmt.Sprintf("%s is the primary; losing it shall not also cost an election", p.Node)
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}

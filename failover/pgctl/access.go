@@ -1,0 +1,284 @@
+package pgctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// DSN is the connection string of the daemon's role over the private socket.
+// With replication it opens a physical replication connection. An application
+// name is left to the caller.
+func (s *Server) DSN(replication bool) string {
+	d := s.dsnFor(roleName)
+	if replication {
+		return d + " replication=yes"
+	}
+	return d + " dbname=postgres"
+}
+
+func (s *Server) dsnFor(role string) string {
+	host := "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s.SocketDir) + "'"
+	return "host=" + host + " port=" + strconv.Itoa(s.Port) + " user=" + role + " sslmode=disable connect_timeout=5"
+}
+
+// Connect opens a connection as the daemon's superuser over the private
+// socket, in the given database.
+func (s *Server) Connect(ctx context.Context, dbname string) (*pgx.Conn, error) {
+	return s.connectAs(ctx, roleName, dbname)
+}
+
+func (s *Server) connectAs(ctx context.Context, role, dbname string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(s.dsnFor(role))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the local server: %w", err)
+	}
+	cfg.Database = dbname
+	cfg.RuntimeParams["application_name"] = "understudy"
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the local server: %w", err)
+	}
+	return conn, nil
+}
+
+// role is whom the daemon connects as: while founding lasts its own role may
+// not exist yet.
+func (s *Server) role() (string, error) {
+	founder, err := s.founder()
+	if err != nil || founder == "" {
+		return roleName, err
+	}
+	return founder, nil
+}
+
+// with runs f on a connection of its own.
+func (s *Server) with(ctx context.Context, f func(*pgx.Conn) error) error {
+	role, err := s.role()
+	if err != nil {
+		return err
+	}
+	conn, err := s.connectAs(ctx, role, "postgres")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return f(conn)
+}
+
+// EnsureRole makes the daemon's role if it does not exist, connecting as the
+// superuser of Founding, and ends the founding: from then on only the daemon's
+// role passes the locked configuration. The commit does not wait for a
+// standby. It does nothing when founding is over.
+func (s *Server) EnsureRole(ctx context.Context) error {
+	founder, err := s.founder()
+	if err != nil || founder == "" {
+		return err
+	}
+	conn, err := s.connectAs(ctx, founder, "postgres")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var exists bool
+	if err := conn.QueryRow(ctx, "select exists (select from pg_roles where rolname = $1)", roleName).Scan(&exists); err != nil {
+		return fmt.Errorf("look for role %s: %w", roleName, err)
+	}
+	verb := "create"
+	if exists {
+		verb = "alter"
+	}
+	for _, sql := range []string{"set synchronous_commit = local", verb + " role " + roleName + " superuser replication login"} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("make role %s: %w", roleName, err)
+		}
+	}
+	if err := s.removeState(foundingMark); err != nil {
+		return err
+	}
+	return s.Lock(ctx)
+}
+
+// Lock locks ordinary clients out of a running server: new connections are
+// refused when it returns. Sessions that exist go on; they end with the server.
+func (s *Server) Lock(ctx context.Context) error { return s.switchAccess(ctx, true) }
+
+// Unlock lets ordinary clients in by the operator's pg_hba lines; it returns
+// when the server admits them.
+func (s *Server) Unlock(ctx context.Context) error { return s.switchAccess(ctx, false) }
+
+// switchAccess never leaves the doors open after an error.
+func (s *Server) switchAccess(ctx context.Context, locked bool) error {
+	err := s.tryAccess(ctx, locked)
+	if err == nil || locked {
+		return err
+	}
+	pid, perr := s.postmaster()
+	werr := s.writeAccess(true)
+	if perr == nil && pid != 0 && werr == nil {
+		werr = syscall.Kill(pid, syscall.SIGHUP)
+	}
+	return errors.Join(err, perr, werr)
+}
+
+func (s *Server) tryAccess(ctx context.Context, locked bool) error {
+	if err := s.writeAccess(locked); err != nil {
+		return err
+	}
+	gen, err := s.amend(nil)
+	if err != nil {
+		return err
+	}
+	if err := s.reload(ctx, gen); err != nil {
+		return err
+	}
+	return s.with(ctx, func(conn *pgx.Conn) error {
+		// Reads the file itself: a line in error keeps the old rules in force.
+		var line int
+		var problem string
+		err := conn.QueryRow(ctx, "select line_number, error from pg_hba_file_rules where error is not null limit 1").Scan(&line, &problem)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("check access rules: %w", err)
+		}
+		return fmt.Errorf("%w: %s line %d: %s", ErrNotReloaded, s.hbaFile(), line, problem)
+	})
+}
+
+// reload makes the postmaster read its files and waits until a new session
+// shows the generation. The postmaster reads pg_hba.conf right after the
+// settings, before it makes another session.
+func (s *Server) reload(ctx context.Context, gen string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	pid, err := s.postmaster()
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		return fmt.Errorf("%w: it does not run", ErrNotReloaded)
+	}
+	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		return fmt.Errorf("reload server: %w", err)
+	}
+	began := time.Now()
+	for {
+		loaded, problem, err := s.generation(ctx)
+		if err == nil && loaded == gen {
+			return nil
+		}
+		if problem != nil && time.Since(began) > time.Second {
+			return fmt.Errorf("%w: %w", ErrNotReloaded, problem)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrNotReloaded, errors.Join(err, problem, ctx.Err()))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// generation asks a new session what the postmaster has loaded, and whether a
+// configuration file is in error.
+func (s *Server) generation(ctx context.Context) (gen string, problem, err error) {
+	err = s.with(ctx, func(conn *pgx.Conn) error {
+		if err := conn.QueryRow(ctx, "select coalesce(current_setting('understudy.generation', true), '')").Scan(&gen); err != nil {
+			return fmt.Errorf("read loaded configuration: %w", err)
+		}
+		var file, text string
+		err := conn.QueryRow(ctx, "select coalesce(sourcefile, ''), error from pg_file_settings where error is not null limit 1").Scan(&file, &text)
+		if err == nil {
+			problem = fmt.Errorf("%s: %s", filepath.Base(file), text)
+		}
+		return nil
+	})
+	return gen, problem, err
+}
+
+// SetSyncName makes name the one application name that satisfies synchronous
+// commits, or, when it is empty, makes commits wait for nobody. It returns when
+// every new session shows it. ErrForeignSetting tells that another file or the
+// command line decides instead.
+func (s *Server) SetSyncName(ctx context.Context, name string) error {
+	want := ""
+	if name != "" {
+		v, err := syncValue(name)
+		if err != nil {
+			return err
+		}
+		want = v
+	}
+	gen, err := s.amend(map[string]string{"synchronous_standby_names": want})
+	if err != nil {
+		return err
+	}
+	if err := s.reload(ctx, gen); err != nil {
+		return err
+	}
+	return s.CheckSyncName(ctx, name)
+}
+
+// CheckSyncName asks a new session of the running server whether name (empty:
+// nobody) is what commits wait for and whether our managed file says so;
+// ErrForeignSetting when not.
+func (s *Server) CheckSyncName(ctx context.Context, name string) error {
+	want := ""
+	if name != "" {
+		v, err := syncValue(name)
+		if err != nil {
+			return err
+		}
+		want = v
+	}
+	return s.with(ctx, func(conn *pgx.Conn) error {
+		var got, source, file string
+		err := conn.QueryRow(ctx, "select setting, source, coalesce(sourcefile, '') from pg_settings where name = 'synchronous_standby_names'").Scan(&got, &source, &file)
+		if err != nil {
+			return fmt.Errorf("read synchronous_standby_names: %w", err)
+		}
+		if got == want && file == s.managedConf() {
+			return nil
+		}
+		where := file
+		if where == "" {
+			where = source
+		}
+		return fmt.Errorf("%w: synchronous_standby_names is %q by %s, must be %q by %s", ErrForeignSetting, got, where, want, s.managedConf())
+	})
+}
+
+// WaitReady waits until the server answers queries: a primary after recovery,
+// a standby when it is consistent. It returns at once for an error that
+// waiting does not mend, else when ctx ends.
+func (s *Server) WaitReady(ctx context.Context) error {
+	role, err := s.role()
+	if err != nil {
+		return err
+	}
+	for {
+		conn, err := s.connectAs(ctx, role, "postgres")
+		if err == nil {
+			conn.Close(ctx)
+			return nil
+		}
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) && (strings.HasPrefix(pe.Code, "28") || pe.Code == "3D000") {
+			return fmt.Errorf("wait for the local server: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the local server: %w", errors.Join(err, ctx.Err()))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}

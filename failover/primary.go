@@ -1,0 +1,475 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/failover/guard"
+	"understudy/failover/pgctl"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// The roles in a guard's tag.
+const (
+	tagPrimary = "primary"
+	tagStandby = "standby"
+)
+
+const (
+	// orphan is how long a primary may run without its daemon.
+	orphan = 700 * time.Millisecond
+	// stopGrace is how long a regular stop waits for the last log to be
+	// acknowledged before it becomes an immediate one.
+	stopGrace = 10 * time.Second
+	// FloorSlot pins the log that the group still needs in pg_wal.
+	FloorSlot = "understudy_floor"
+)
+
+// primary opens the server in epoch e, or takes over one that an earlier
+// daemon opened in it, and keeps it until ctx ends. It returns an error when
+// the server will not write in this epoch again.
+func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
+	st, err := a.confirmed(ctx, e)
+	if err != nil {
+		return err
+	}
+	if g := a.running(); g != nil {
+		if t := g.Tag(); t.Role == tagPrimary && t.Epoch == e {
+			return a.serve(ctx, g, st, e, true)
+		}
+		a.stopServer(g, guard.Immediate, 10*time.Second)
+	}
+	if st.Primary.Phase != facts.PhaseAssigned {
+		return fmt.Errorf("the server of epoch %s does not run any more", e)
+	}
+	if st, err = a.starting(ctx, st, e); err != nil {
+		return err
+	}
+	g, err := a.launchPrimary(ctx, st, e)
+	if err != nil {
+		return err
+	}
+	return a.serve(ctx, g, st, e, false)
+}
+
+// confirmed is a state, agreed by a majority, in which e is still ours. A
+// follower's own state is never enough to open.
+func (a *Agent) confirmed(ctx context.Context, e pos.Epoch) (facts.State, error) {
+	for {
+		st, err := a.read(ctx)
+		switch {
+		case err == nil && (st.Primary.Epoch != e || st.Primary.Store != a.cfg.Store):
+			return st, fmt.Errorf("epoch %s is no longer ours: the ledger is at %s", e, st.Primary.Epoch)
+		case err == nil:
+			return st, nil
+		}
+		a.set(func(s *decide.Server) { s.Problem = "waits for the ledger: " + err.Error() })
+		if g := a.running(); g != nil {
+			// An adopted server waits under its guard's lease; past it, it ends.
+			select {
+			case <-g.Exited():
+				return facts.State{}, errors.New("the guard stopped the server: " + g.ExitStatus())
+			default:
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return facts.State{}, context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (a *Agent) read(ctx context.Context) (facts.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return a.cfg.Ledger.Read(ctx)
+}
+
+// starting records where this epoch's log begins, before anything of it is
+// written, and adopts that here.
+func (a *Agent) starting(ctx context.Context, st facts.State, e pos.Epoch) (facts.State, error) {
+	end, tli, err := a.ownLog(ctx, nil)
+	if err != nil {
+		return st, err
+	}
+	if end < st.Primary.Elected.LSN {
+		return st, fmt.Errorf("pg_wal ends at %s, but %s was elected with log up to %s", end, a.cfg.Name, st.Primary.Elected.LSN)
+	}
+	if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdStarting,
+		Starting: &facts.Starting{Epoch: e, Store: a.cfg.Store, Timeline: tli, End: end}}); err != nil {
+		return st, fmt.Errorf("record the start of epoch %s: %w", e, err)
+	}
+	if st, err = a.confirmed(ctx, e); err != nil {
+		return st, err
+	}
+	if err := a.cfg.Plane.Adopt(st.Lineage, e); err != nil {
+		return st, fmt.Errorf("adopt epoch %s: %w", e, err)
+	}
+	return st, a.mark(primaryMark{Epoch: e, Timeline: st.Primary.Timeline, Start: st.Primary.Start})
+}
+
+func (a *Agent) primaryMode(st facts.State, e pos.Epoch) pgctl.Mode {
+	m := pgctl.Mode{Primary: true, SyncName: pgctl.EpochSyncName(e), SlotName: FloorSlot}
+	m.Async = st.Policy.Durability == facts.Async
+	return m
+}
+
+// launchPrimary starts the server for writing with ordinary clients locked
+// out.
+func (a *Agent) launchPrimary(ctx context.Context, st facts.State, e pos.Epoch) (*guard.Client, error) {
+	s := a.cfg.Server
+	a.set(func(v *decide.Server) { v.State, v.StartedEpoch, v.Problem = decide.ServerStarting, e, "" })
+	if _, err := s.ForeignPostmaster(); err != nil {
+		a.complain("server", err.Error())
+		return nil, err
+	}
+	a.complain("server", "")
+	mode := a.primaryMode(st, e)
+	if err := s.Configure(ctx, mode); err != nil { // clients are locked out by it
+		return nil, fmt.Errorf("configure: %w", err)
+	}
+	tag := guard.Tag{Epoch: e, Role: tagPrimary, Timeline: st.Primary.Timeline, Start: st.Primary.Start, Store: a.cfg.Store}
+	g, err := a.launch(ctx, mode, tag, st.Policy.IsolationTimeout)
+	if err != nil {
+		return nil, err
+	}
+	// Nobody but the daemon can connect yet, so recovery may take its time.
+	if err := a.whileLeased(ctx, g, func(ctx context.Context) error { return s.WaitReady(ctx) }); err != nil {
+		return nil, a.giveUp(g, fmt.Errorf("start for epoch %s: %w", e, err))
+	}
+	if err := s.EnsureRole(ctx); err != nil {
+		return nil, a.giveUp(g, fmt.Errorf("prepare the daemon's role: %w", err))
+	}
+	return g, nil
+}
+
+// launch starts the postmaster under a guard of its own.
+func (a *Agent) launch(ctx context.Context, mode pgctl.Mode, tag guard.Tag, lease time.Duration) (*guard.Client, error) {
+	s := a.cfg.Server
+	if err := s.Permit(ctx, 0); err != nil {
+		return nil, fmt.Errorf("permit the start: %w", err)
+	}
+	l := guard.Launch{
+		Socket: a.cfg.GuardSocket, Argv: s.Args(mode), Env: serverEnv(), Dir: "/", LogFile: s.LogFile,
+		UID: s.Account.UID, GID: s.Account.GID, Groups: s.Account.Groups, SetUser: s.Account.Switch,
+		Tag: tag, Lease: lease, Orphan: orphan, Primary: mode.Primary,
+	}
+	g, err := guard.Start(ctx, a.cfg.Binary, l)
+	if err != nil {
+		return nil, fmt.Errorf("start the guard: %w", err)
+	}
+	a.mu.Lock()
+	a.guard = g
+	a.mu.Unlock()
+	if err := s.Permit(ctx, g.PostmasterPID()); err != nil {
+		return nil, a.giveUp(g, fmt.Errorf("permit the server: %w", err))
+	}
+	return g, nil
+}
+
+// serverEnv is what PostgreSQL finds in its environment: nothing of the
+// daemon's own.
+func serverEnv() []string {
+	return []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C"}
+}
+
+// giveUp stops a server whose start failed.
+func (a *Agent) giveUp(g *guard.Client, err error) error {
+	a.stopServer(g, guard.Immediate, 10*time.Second)
+	return err
+}
+
+// whileLeased runs f and renews the lease meanwhile, for the time in which no
+// ordinary client can be served.
+func (a *Agent) whileLeased(ctx context.Context, g *guard.Client, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-g.Exited():
+			cancel(fmt.Errorf("PostgreSQL ended (%s); its log is %s", g.ExitStatus(), a.cfg.Server.LogFile))
+			<-done
+			return context.Cause(ctx)
+		case <-g.Dead():
+			cancel(errors.New("the guard does not answer"))
+			<-done
+			return context.Cause(ctx)
+		case <-tick.C:
+			if err := g.Renew(guard.Boottime()); err != nil {
+				cancel(err)
+				<-done
+				return err
+			}
+		}
+	}
+}
+
+// serve ships and acknowledges for a running server, lets clients in when a
+// majority has its whole log, and stays until the role or the server ends.
+func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch, adopted bool) error {
+	s := a.cfg.Server
+	from := st.Primary.Start
+	if adopted {
+		f, err := s.Facts(ctx)
+		if err != nil {
+			return a.giveUp(g, fmt.Errorf("look at the adopted server: %w", err))
+		}
+		if from = f.Flush; from == 0 {
+			from = f.Receive
+		}
+	}
+	run, err := a.cfg.Plane.StartPrimary(ctx, PrimarySpec{State: st, Epoch: e, From: from})
+	if err != nil {
+		return a.giveUp(g, fmt.Errorf("receive from the server: %w", err))
+	}
+	run.SetState(st)
+	a.mu.Lock()
+	a.run = run
+	a.mu.Unlock()
+	a.set(func(v *decide.Server) { v.State, v.StartedEpoch, v.Problem = decide.ServerLocked, e, "" })
+	stopped := false
+	stop := func() {
+		if !stopped {
+			stopped = true
+			run.Stop()
+			a.mu.Lock()
+			a.run = nil
+			a.mu.Unlock()
+		}
+	}
+	defer stop()
+	if adopted && st.Primary.Phase == facts.PhaseOpened {
+		if err := g.Extend(0); err != nil { // the announced restart is over
+			a.log.Warn("shorten the lease again", "error", err)
+		}
+		a.set(func(v *decide.Server) { v.State = decide.ServerOpen })
+		a.clearLeaving()
+	} else if err := a.whileLeased(ctx, g, func(ctx context.Context) error { return a.open(ctx, st, run, e) }); err != nil {
+		if ctx.Err() == nil || !errors.Is(context.Cause(ctx), ErrRestarting) {
+			stop()
+			return a.giveUp(g, fmt.Errorf("open epoch %s: %w", e, err))
+		}
+	}
+	err = a.attend(ctx, g, run, e)
+	switch cause := context.Cause(ctx); {
+	case ctx.Err() == nil:
+		stop()
+		a.stopServer(g, guard.Immediate, 10*time.Second)
+		return err
+	case errors.Is(cause, ErrRestarting):
+		a.leaveRunning(g)
+	case errors.Is(cause, ErrStopping):
+		// The receiver confirms until the stream ends, or a fast stop never would.
+		a.stopServer(g, guard.Fast, stopGrace)
+	default:
+		stop()
+		a.stopServer(g, guard.Immediate, 10*time.Second)
+	}
+	return nil
+}
+
+// open lets clients in. A majority has everything up to the flush pointer read
+// after recovery, PostgreSQL waits for our receiver, and the ledger knows.
+func (a *Agent) open(ctx context.Context, st facts.State, run PrimaryRun, e pos.Epoch) error {
+	s := a.cfg.Server
+	f, err := s.Facts(ctx)
+	if err != nil {
+		return err
+	}
+	if f.InRecovery {
+		return errors.New("the server is in recovery where a primary was started")
+	}
+	if f.Timeline != 0 && f.Timeline != st.Primary.Timeline {
+		return fmt.Errorf("the server writes timeline %d, the ledger gave it %d", f.Timeline, st.Primary.Timeline)
+	}
+	if err := run.WaitCommitted(ctx, f.Flush); err != nil {
+		return fmt.Errorf("wait until a majority has the log up to %s: %w", f.Flush, err)
+	}
+	if st.Policy.Durability != facts.Async {
+		if err := a.verifySync(ctx, pgctl.EpochSyncName(e)); err != nil {
+			return err
+		}
+	}
+	if err := s.EnsureSlot(ctx, FloorSlot); err != nil {
+		return fmt.Errorf("make slot %s: %w", FloorSlot, err)
+	}
+	if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdOpened,
+		Opened: &facts.Opened{Epoch: e, Store: a.cfg.Store, LSN: f.Flush}}); err != nil {
+		return fmt.Errorf("record the opening: %w", err)
+	}
+	if err := s.Unlock(ctx); err != nil {
+		return fmt.Errorf("let clients in: %w", err)
+	}
+	a.set(func(v *decide.Server) { v.State = decide.ServerOpen })
+	a.clearLeaving()
+	a.cfg.Notify("opened", facts.SeverityInfo, fmt.Sprintf("%s is open for writing in epoch %s", a.cfg.Name, e), e)
+	return nil
+}
+
+// verifySync checks that commits wait for our receiver and for nobody else,
+// and that PostgreSQL counts it.
+func (a *Agent) verifySync(ctx context.Context, name string) error {
+	if err := a.cfg.Server.CheckSyncName(ctx, name); err != nil {
+		a.complain("sync", err.Error())
+		return err
+	}
+	a.complain("sync", "")
+	c, err := a.cfg.Server.Connect(ctx, "postgres")
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	state := ""
+	for state != "sync" {
+		err := c.QueryRow(ctx, "select coalesce((select sync_state from pg_stat_replication where application_name = $1 and state = 'streaming' limit 1), '')", name).Scan(&state)
+		if err != nil {
+			return fmt.Errorf("PostgreSQL does not count the receiver %s (state %q): %w", name, state, err)
+		}
+		if state != "sync" {
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Agent) clearLeaving() {
+	if _, left := a.cfg.Ledger.State().Leaving[a.cfg.Store]; !left {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdClearLeaving, ClearLeaving: &facts.ClearLeaving{Store: a.cfg.Store}})
+	if err != nil {
+		a.log.Warn("clear the announced restart", "error", err)
+	}
+}
+
+// attend is the life of an open primary: renew the lease as long as a majority
+// answers, count by the ledger's voters, publish the floor. It returns when
+// ctx ends or the server has.
+func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e pos.Epoch) error {
+	renew := time.NewTicker(100 * time.Millisecond)
+	defer renew.Stop()
+	house := time.NewTicker(2 * time.Second)
+	defer house.Stop()
+	work := make(chan struct{}, 1)
+	keeper := make(chan struct{})
+	go func() { // the ledger and the server may be slow; the lease must not be
+		defer close(keeper)
+		for range work {
+			a.housekeep(ctx, run, e)
+		}
+	}()
+	defer func() { close(work); <-keeper }()
+	kick := func() {
+		select {
+		case work <- struct{}{}:
+		default:
+		}
+	}
+	kick()
+	for {
+		changed := a.cfg.Ledger.Changed()
+		run.SetState(a.cfg.Ledger.State())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.Exited():
+			return fmt.Errorf("PostgreSQL has ended: %s", g.ExitStatus())
+		case <-g.Dead():
+			return errors.New("the guard does not answer")
+		case <-changed:
+			kick()
+		case <-house.C:
+			kick()
+		case <-renew.C:
+			if c := run.Contact(); c != 0 {
+				if err := g.Renew(c); err != nil {
+					a.log.Warn("renew the lease", "error", err)
+				}
+			}
+		}
+	}
+}
+
+// housekeep confirms the voter set and moves the retention floor.
+func (a *Agent) housekeep(ctx context.Context, run PrimaryRun, e pos.Epoch) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	st := a.cfg.Ledger.State()
+	if v := st.Voters; v.Confirmed != v.Version && st.Primary.Epoch == e && st.Primary.Phase == facts.PhaseOpened {
+		run.SetState(st)
+		if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdConfirmVoters,
+			ConfirmVoters: &facts.ConfirmVoters{Version: v.Version, Epoch: e}}); err != nil && ctx.Err() == nil {
+			a.log.Warn("confirm the voters", "version", v.Version, "error", err)
+		}
+	}
+	f, err := a.cfg.Server.Facts(ctx)
+	if err != nil {
+		return
+	}
+	a.set(func(v *decide.Server) { v.Redo, v.Timeline = f.Redo, f.Timeline })
+	floor := run.Floor(f.Redo, st.Policy.SpoolMaxBytes)
+	if floor == 0 {
+		return
+	}
+	if err := a.cfg.Server.AdvanceSlot(ctx, FloorSlot, floor); err != nil {
+		a.log.Warn("advance the slot", "floor", floor.String(), "error", err)
+		return
+	}
+	run.SetFloor(floor)
+}
+
+// leaveRunning hands the server to the next daemon: the lease is lengthened
+// once the ledger knows of the restart.
+func (a *Agent) leaveRunning(g *guard.Client) {
+	st := a.cfg.Ledger.State()
+	until := time.Now().Add(st.Policy.RestartGrace)
+	bootUntil := guard.Boottime() + st.Policy.RestartGrace
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdSetLeaving,
+		SetLeaving: &facts.SetLeaving{Leaving: facts.Leaving{Store: a.cfg.Store, Kind: facts.LeavingRestarting, Until: until}}})
+	if err == nil {
+		err = g.Extend(bootUntil)
+	}
+	if err != nil {
+		a.log.Warn("announce the restart: the server keeps only its lease", "error", err)
+	}
+	g.Detach()
+}
+
+// stopServer ends the server in the given mode, by force at the deadline.
+func (a *Agent) stopServer(g *guard.Client, mode guard.StopMode, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := g.Stop(ctx, mode); err != nil {
+		a.log.Warn("stop postgresql", "mode", mode, "error", err)
+	}
+	a.mu.Lock()
+	if a.guard == g {
+		a.guard = nil
+	}
+	a.mu.Unlock()
+	if err := a.cfg.Server.Unpermit(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.log.Warn("withdraw the permit", "error", err)
+	}
+	a.set(func(v *decide.Server) { v.State, v.Streaming = decide.ServerStopped, false })
+}

@@ -1,0 +1,234 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/failover/guard"
+	"understudy/failover/pgctl"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// standby keeps the local PostgreSQL following: seeds it when there is none,
+// starts it again when it ends. It returns when ctx does.
+func (a *Agent) standby(ctx context.Context) {
+	wait := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := a.follow(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil {
+			a.set(func(v *decide.Server) { v.Problem = err.Error() })
+			a.log.Warn("standby", "error", err)
+		}
+		if time.Since(began) > 10*time.Second {
+			wait = 100 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+	g := a.running()
+	if g == nil {
+		return
+	}
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, ErrRestarting):
+		g.Detach()
+	case errors.Is(cause, ErrStopping):
+		a.stopServer(g, guard.Fast, stopGrace)
+	default:
+		a.stopServer(g, guard.Immediate, stopGrace)
+	}
+}
+
+// follow is one life of the standby's server.
+func (a *Agent) follow(ctx context.Context) error {
+	if g := a.running(); g != nil {
+		if g.Tag().Role == tagStandby {
+			return a.watchStandby(ctx, g)
+		}
+		a.stopServer(g, guard.Immediate, stopGrace)
+	}
+	if a.wasPrimary() {
+		a.setRole(decide.RoleNone)
+		return fmt.Errorf("%s was opened for writing here and another node is primary now; it cannot follow as it is", a.cfg.Server.DataDir)
+	}
+	if err := a.ensureBase(ctx); err != nil {
+		return err
+	}
+	if err := a.checkBase(ctx); err != nil {
+		a.complain("database", err.Error())
+		a.set(func(v *decide.Server) { v.State = decide.ServerFailed })
+		return err
+	}
+	a.complain("database", "")
+	g, err := a.launchStandby(ctx)
+	if err != nil {
+		return err
+	}
+	return a.watchStandby(ctx, g)
+}
+
+// ensureBase makes sure that there is a complete database to follow with.
+func (a *Agent) ensureBase(ctx context.Context) error {
+	state, err := a.cfg.Server.State()
+	if err != nil {
+		return err
+	}
+	switch state {
+	case pgctl.Cluster:
+		return a.markSeeded(ctx, true)
+	case pgctl.Empty, pgctl.Seeding:
+		a.complain("database", "")
+	case pgctl.Foreign:
+		text := fmt.Sprintf("postgresql.data_dir %s holds files that are no PostgreSQL database; empty it or name another directory", a.cfg.Server.DataDir)
+		a.complain("database", text)
+		a.set(func(v *decide.Server) { v.State = decide.ServerFailed })
+		return errors.New(text)
+	default:
+		text := fmt.Sprintf("postgresql.data_dir %s was left in the middle of a rewind; empty it, a new base will be fetched", a.cfg.Server.DataDir)
+		a.complain("database", text)
+		return errors.New(text)
+	}
+	a.setRole(decide.RoleSeeding)
+	a.set(func(v *decide.Server) { v.State, v.Problem = decide.ServerAbsent, "" })
+	if err := a.markSeeded(ctx, false); err != nil {
+		return err
+	}
+	if err := a.cfg.Plane.SyncLog(); err != nil {
+		return fmt.Errorf("fsync the log before a seed: %w", err)
+	}
+	if err := a.cfg.Server.Mark(pgctl.Seeding); err != nil {
+		return err
+	}
+	if err := a.cfg.Plane.Seed(ctx); err != nil {
+		return fmt.Errorf("seed: %w", err)
+	}
+	if err := a.cfg.Server.ClearMark(); err != nil {
+		return err
+	}
+	if err := a.unmark(); err != nil {
+		return err
+	}
+	a.cfg.Notify("seeded", facts.SeverityInfo, a.cfg.Name+" has a complete base", pos.Epoch{})
+	return a.markSeeded(ctx, true)
+}
+
+// markSeeded records in the ledger whether this node has a base.
+func (a *Agent) markSeeded(ctx context.Context, seeded bool) error {
+	m, ok := a.cfg.Ledger.State().Members[a.cfg.Store]
+	if !ok {
+		return errors.New("this node is not admitted to the group yet")
+	}
+	if m.Seeded == seeded {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdMarkSeeded, MarkSeeded: &facts.MarkSeeded{Store: a.cfg.Store, Seeded: seeded}})
+	if err != nil {
+		return fmt.Errorf("record the base: %w", err)
+	}
+	return nil
+}
+
+// checkBase refuses a database that is not the group's.
+func (a *Agent) checkBase(ctx context.Context) error {
+	c, err := a.cfg.Server.Control(ctx)
+	if err != nil {
+		return err
+	}
+	st := a.cfg.Ledger.State()
+	if c.SystemID != st.Group.SystemID {
+		return fmt.Errorf("postgresql.data_dir %s holds the database with system identifier %d, the group's is %d; name an empty directory",
+			a.cfg.Server.DataDir, c.SystemID, st.Group.SystemID)
+	}
+	a.set(func(v *decide.Server) {
+		v.SystemID, v.Major, v.Timeline, v.Redo = c.SystemID, a.cfg.Server.Major, c.Timeline, c.Redo
+	})
+	a.cfg.Plane.SetRedo(c.Redo)
+	return nil
+}
+
+func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
+	s := a.cfg.Server
+	if _, err := s.ForeignPostmaster(); err != nil {
+		a.complain("server", err.Error())
+		return nil, err
+	}
+	a.complain("server", "")
+	a.setRole(decide.RoleStandby)
+	a.set(func(v *decide.Server) { v.State, v.Problem = decide.ServerStarting, "" })
+	c, err := s.Control(ctx)
+	if err != nil {
+		return nil, err
+	}
+	mode := pgctl.Mode{SyncName: pgctl.NoSyncName, MinSettings: c.Standby, PrimaryConninfo: a.cfg.Plane.Conninfo(), RestoreCommand: a.cfg.Plane.Restore(), SlotName: FloorSlot}
+	if err := s.Configure(ctx, mode); err != nil {
+		return nil, fmt.Errorf("configure: %w", err)
+	}
+	return a.launch(ctx, mode, guard.Tag{Role: tagStandby, Store: a.cfg.Store}, time.Minute)
+}
+
+// watchStandby stays until the server has ended, or must: a directory that was
+// wiped under a running server is seeded anew.
+func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
+	a.setRole(decide.RoleStandby)
+	reads := false // ordinary clients are let in
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.Exited():
+			a.set(func(v *decide.Server) { v.State, v.Streaming = decide.ServerStopped, false })
+			return fmt.Errorf("PostgreSQL has ended: %s; its log is %s", g.ExitStatus(), a.cfg.Server.LogFile)
+		case <-g.Dead():
+			a.stopServer(g, guard.Immediate, stopGrace)
+			return errors.New("the guard does not answer")
+		case <-tick.C:
+		}
+		if _, err := os.Stat(filepath.Join(a.cfg.Server.DataDir, "global", "pg_control")); errors.Is(err, os.ErrNotExist) {
+			a.cfg.Notify("database-gone", facts.SeverityError, "the database directory of "+a.cfg.Name+" is gone; a new base is fetched", pos.Epoch{})
+			a.stopServer(g, guard.Immediate, stopGrace)
+			if err := a.cfg.Plane.ClearRemains(); err != nil {
+				return err
+			}
+			return errors.New("the database directory was removed")
+		}
+		reads = a.lookStandby(ctx, reads)
+	}
+}
+
+// lookStandby asks the standby how it is, and lets readers in once it answers.
+func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	f, err := a.cfg.Server.Facts(ctx)
+	if err == nil && !reads {
+		err = a.cfg.Server.Unlock(ctx)
+		reads = err == nil
+	}
+	if err != nil {
+		a.set(func(v *decide.Server) { v.Problem = err.Error() })
+		return reads
+	}
+	a.set(func(v *decide.Server) {
+		v.State, v.Problem, v.Redo, v.Timeline = decide.ServerReplica, "", f.Redo, f.Timeline
+		v.Major = a.cfg.Server.Major
+	})
+	a.cfg.Plane.SetRedo(f.Redo)
+	return reads
+}

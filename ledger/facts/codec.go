@@ -1,0 +1,169 @@
+package facts
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+)
+
+// MaxCommandBytes bounds an encoded command.
+const MaxCommandBytes = 4 << 20
+
+// ErrCommand is returned for bytes or a value that is no command.
+var ErrCommand = errors.New("not a ledger command")
+
+// ErrFormat is returned by Decode for a snapshot of an unknown format: it was
+// written by a newer version.
+var ErrFormat = errors.New("unknown ledger snapshot format")
+
+// payloads are the fields of Command that hold what a kind brings.
+func (c Command) payloads() []struct {
+	kind CommandKind
+	ptr  any
+} {
+	return []struct {
+		kind CommandKind
+		ptr  any
+	}{
+		{CmdFound, c.Found}, {CmdAddMember, c.AddMember}, {CmdUpdateMember, c.UpdateMember},
+		{CmdRemoveMember, c.RemoveMember}, {CmdSetLedgerVote, c.SetLedgerVote}, {CmdMarkSeeded, c.MarkSeeded},
+		{CmdProposeVoter, c.ProposeVoter}, {CmdAdmitVoter, c.AdmitVoter}, {CmdWithdrawVoter, c.WithdrawVoter},
+		{CmdDropVoter, c.DropVoter}, {CmdConfirmVoters, c.ConfirmVoters}, {CmdBeginEpoch, c.BeginEpoch},
+		{CmdReportFence, c.ReportFence}, {CmdAssign, c.Assign}, {CmdStarting, c.Starting}, {CmdOpened, c.Opened},
+		{CmdSetPolicy, c.SetPolicy}, {CmdRaiseIncident, c.RaiseIncident}, {CmdClearIncident, c.ClearIncident},
+		{CmdSetLeaving, c.SetLeaving}, {CmdClearLeaving, c.ClearLeaving},
+	}
+}
+
+// Normalize fills an empty Kind from the payload and checks that the payload
+// is one, and that of Kind. The error wraps ErrCommand.
+func (c Command) Normalize() (Command, error) {
+	found := CommandKind("")
+	for _, p := range c.payloads() {
+		if reflect.ValueOf(p.ptr).IsNil() {
+			continue
+		}
+		if found != "" {
+			return c, fmt.Errorf("%w: it holds both %s and %s", ErrCommand, found, p.kind)
+		}
+		found = p.kind
+	}
+	if found == "" {
+		return c, fmt.Errorf("%w: kind %q comes without content", ErrCommand, clip(string(c.Kind)))
+	}
+	if c.Kind == "" {
+		c.Kind = found
+	}
+	if c.Kind != found {
+		return c, fmt.Errorf("%w: kind %q holds a %s", ErrCommand, clip(string(c.Kind)), found)
+	}
+	if len(c.ID) > maxNameBytes {
+		return c, fmt.Errorf("%w: its id has more than %d bytes", ErrCommand, maxNameBytes)
+	}
+	return c, nil
+}
+
+// EncodeCommand writes c as one JSON object.
+func EncodeCommand(c Command) ([]byte, error) {
+	c, err := c.Normalize()
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode command: %w", err)
+	}
+	if len(b) > MaxCommandBytes {
+		return nil, fmt.Errorf("%w: %d bytes are too many", ErrCommand, len(b))
+	}
+	return b, nil
+}
+
+// DecodeCommand reads what EncodeCommand wrote. Unknown fields are refused,
+// because ignoring one would let nodes of different versions diverge. The
+// error wraps ErrCommand.
+func DecodeCommand(b []byte) (Command, error) {
+	var c Command
+	if len(b) > MaxCommandBytes {
+		return c, fmt.Errorf("%w: %d bytes are too many", ErrCommand, len(b))
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return Command{}, fmt.Errorf("%w: %w", ErrCommand, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Command{}, fmt.Errorf("%w: bytes follow it", ErrCommand)
+	}
+	return c.Normalize()
+}
+
+// snapshotFormat is the version of the encoding of State.
+const snapshotFormat = 1
+
+type snapshot struct {
+	Format int             `json:"format"`
+	State  json.RawMessage `json:"state"`
+}
+
+// Encode writes s with its format version. The same state gives the same
+// bytes.
+func Encode(s State) ([]byte, error) {
+	body, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encode ledger state: %w", err)
+	}
+	b, err := json.Marshal(snapshot{Format: snapshotFormat, State: body})
+	if err != nil {
+		return nil, fmt.Errorf("encode ledger state: %w", err)
+	}
+	return b, nil
+}
+
+// Decode reads what Encode wrote. An unknown format is refused with ErrFormat;
+// a state that breaks its own rules is refused too.
+func Decode(b []byte) (State, error) {
+	var snap snapshot
+	if err := json.Unmarshal(b, &snap); err != nil {
+		return State{}, fmt.Errorf("decode ledger state: %w", err)
+	}
+	if snap.Format != snapshotFormat {
+		return State{}, fmt.Errorf("%w: %d, this version reads %d", ErrFormat, snap.Format, snapshotFormat)
+	}
+	var s State
+	d := json.NewDecoder(bytes.NewReader(snap.State))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return State{}, fmt.Errorf("decode ledger state: %w", err)
+	}
+	if err := s.check(); err != nil {
+		return State{}, fmt.Errorf("decode ledger state: %w", err)
+	}
+	return s, nil
+}
+
+// check refuses a state that Apply cannot have made.
+func (s State) check() error {
+	if err := s.Lineage.Validate(); err != nil {
+		return err
+	}
+	for store, m := range s.Members {
+		if m.Store != store {
+			return fmt.Errorf("member %s is filed under store %s", m.Name, store)
+		}
+	}
+	for _, v := range s.Voters.Stores {
+		if _, ok := s.Members[v]; !ok {
+			return fmt.Errorf("voter %s is no member", v)
+		}
+	}
+	if p := s.Primary; p.Store != "" {
+		if _, ok := s.Members[p.Store]; !ok {
+			return fmt.Errorf("primary %s is no member", p.Store)
+		}
+	}
+	return nil
+}

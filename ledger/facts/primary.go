@@ -1,0 +1,254 @@
+package facts
+
+import (
+	"math"
+
+	"understudy/shipper/pos"
+)
+
+// firstEpoch is that of the first primaryship of a group.
+func firstEpoch() pos.Epoch { return pos.Epoch{Gen: 1, Num: 1} }
+
+func (t *tx) beginEpoch(c *BeginEpoch) *refusal {
+	p := t.s.Primary
+	if r := stale("primaryship", c.Expect, p.Version); r != nil {
+		return r
+	}
+	if len(c.Cause) > maxTextBytes {
+		return refuse(CodeBadCommand, "the cause of an epoch has at most %d bytes", maxTextBytes)
+	}
+	if p.Epoch.Num == math.MaxUint64 {
+		return refuse(CodeEpochsExhausted, "epoch %s has no successor", p.Epoch)
+	}
+	next := firstEpoch()
+	if !p.Epoch.IsZero() {
+		next = p.Epoch.Next()
+	}
+	if p.Phase == PhaseAssigned && p.Previous == "" {
+		// Nobody ever started in this group, so nothing was written or
+		// acknowledged under its lineage. The server that is being taken over
+		// may have written meanwhile, and must not be held to what it
+		// reported then.
+		t.s.Lineage = nil
+	}
+	// What was committed when a vote was proposed says nothing about the log
+	// of the next epoch.
+	t.s.Voters.Proposed = nil
+	t.s.Primary = Primaryship{
+		Version: p.Version + 1, Epoch: next, Phase: PhaseFencing, Previous: p.Previous,
+		Cause: c.Cause, Since: t.c.At,
+	}
+	t.event("epoch", "", SeverityWarning, "epoch %s begins without a primary: %s", next, c.Cause)
+	return nil
+}
+
+func (t *tx) reportFence(f FenceReport) *refusal {
+	m, r := t.member(f.Store)
+	if r != nil {
+		return r
+	}
+	p := t.s.Primary
+	if f.Epoch != p.Epoch {
+		return refuse(CodeStaleEpoch, "%s reported a fence of epoch %s, the present one is %s", m.Name, f.Epoch, p.Epoch)
+	}
+	if p.Phase != PhaseFencing {
+		return refuse(CodeWrongPhase, "epoch %s is past fencing", p.Epoch)
+	}
+	if r := stale("set of WAL voters", f.Voters, t.s.Voters.Version); r != nil {
+		return r
+	}
+	if len(f.Lineage) > maxLineageLen {
+		return refuse(CodeBadCommand, "%s reported a lineage of %d entries", m.Name, len(f.Lineage))
+	}
+	if err := f.Lineage.Validate(); err != nil {
+		return refuse(CodeBadCommand, "%s reported what is %s", m.Name, err)
+	}
+	if f.Timeline == 0 && m.Kind == KindData && f.LSN != 0 {
+		return refuse(CodeBadCommand, "%s reported a position without a timeline", m.Name)
+	}
+	f.Pos = cut(t.s.Lineage, f.Lineage, f.LSN)
+	if f.At.IsZero() {
+		f.At = t.c.At
+	}
+	old, again := p.Fence[f.Store]
+	if again && f.Pos.Less(old.Pos) {
+		return refuse(CodeSmallerReport, "%s reported %s in epoch %s before, now only %s", m.Name, old.Pos, p.Epoch, f.Pos)
+	}
+	t.s.Primary.Fence = with(p.Fence, f.Store, f)
+	if !again {
+		t.event("fenced", f.Store, SeverityInfo, "%s refuses epochs below %s and has %s", m.Name, p.Epoch, f.Pos)
+	}
+	return nil
+}
+
+// cut is the position of a log with the lineage reported that is durable up
+// to lsn, as far as the ledger's lineage vouches for it: cut where the two
+// part, in the epoch of the last entry that both have at that byte. A log that
+// lacks the ledger's newer entries has not adopted them, and its bytes beyond
+// the first of those are not of this history. Before the first epoch there is
+// no lineage to cut by.
+func cut(ledger, reported pos.Lineage, lsn pos.LSN) pos.Pos {
+	if len(ledger) == 0 {
+		return pos.Pos{LSN: lsn}
+	}
+	fork, same := ledger.Fork(reported)
+	if !same || len(ledger) != len(reported) {
+		lsn = min(lsn, fork)
+	}
+	n := 0
+	for n < len(ledger) && n < len(reported) && ledger[n] == reported[n] {
+		n++
+	}
+	return reported[:n].Position(lsn)
+}
+
+func (t *tx) assign(c *Assign) *refusal {
+	p := t.s.Primary
+	if r := stale("primaryship", c.Expect, p.Version); r != nil {
+		return r
+	}
+	if c.Epoch != p.Epoch {
+		return refuse(CodeStaleEpoch, "an assignment for epoch %s came in epoch %s", c.Epoch, p.Epoch)
+	}
+	if p.Phase != PhaseFencing {
+		return refuse(CodeWrongPhase, "epoch %s is past fencing: a primary is assigned once in an epoch", p.Epoch)
+	}
+	if !t.s.FenceMajority() {
+		return refuse(CodeNoFenceMajority, "epoch %s is not fenced by a majority of the %d WAL voters yet", p.Epoch, len(t.s.Voters.Stores))
+	}
+	m, r := t.candidate(c)
+	if r != nil {
+		return r
+	}
+	elected := p.Fence[c.Store]
+	var lineage pos.Lineage
+	for _, e := range t.s.Lineage {
+		// Newer entries than the elected log adopted were assigned and came
+		// to nothing: it is the elected log whose history goes on.
+		if e.Epoch.Compare(elected.Pos.Epoch) <= 0 {
+			lineage = append(lineage, e)
+		}
+	}
+	entry := pos.Entry{Epoch: p.Epoch, Timeline: elected.Timeline, Start: elected.Pos.LSN}
+	if len(lineage) > 0 {
+		entry.Timeline = lineage.Last().Timeline
+	}
+	lineage = lineage.With(entry)
+	if err := lineage.Validate(); err != nil {
+		return refuse(CodeBelowLineage, "%s cannot go on from %s: %s", m.Name, elected.Pos, err)
+	}
+	t.s.Lineage = lineage
+	t.s.LastTimeline = max(t.s.LastTimeline, entry.Timeline)
+	p.Version++
+	p.Phase, p.Store, p.Node, p.Elected = PhaseAssigned, m.Store, m.Name, elected.Pos
+	t.s.Primary = p
+	t.event("assigned", m.Store, SeverityInfo, "%s is to be primary in epoch %s from %s", m.Name, p.Epoch, elected.Pos)
+	return nil
+}
+
+// candidate refuses a store that may not become primary: it must be a seeded
+// data member with a WAL vote, and have everything that any fenced voter and
+// its donor reported.
+func (t *tx) candidate(c *Assign) (Member, *refusal) {
+	m, r := t.member(c.Store)
+	switch {
+	case r != nil:
+		return m, r
+	case m.Kind != KindData:
+		return m, refuse(CodeNotData, "%s cannot be primary: it has no PostgreSQL", m.Name)
+	case !m.Seeded:
+		return m, refuse(CodeNotSeeded, "%s cannot be primary: it has no complete base", m.Name)
+	case !t.s.IsVoter(m.Store):
+		return m, refuse(CodeNotVoter, "%s cannot be primary: it has no WAL vote", m.Name)
+	}
+	fence := t.s.Primary.Fence
+	own, ok := fence[m.Store]
+	if !ok {
+		return m, refuse(CodeNoReport, "%s cannot be primary: it has not reported its fence", m.Name)
+	}
+	compare := t.s.Voters.Stores
+	if c.Donor != "" {
+		if _, ok := fence[c.Donor]; !ok {
+			return m, refuse(CodeNoReport, "the donor, store %q, has not reported its fence", clip(c.Donor))
+		}
+		compare = append([]string{c.Donor}, compare...)
+	}
+	for _, store := range compare {
+		if o, ok := fence[store]; ok && own.Pos.Less(o.Pos) {
+			return m, refuse(CodeBehind, "%s cannot be primary: it has %s, %s has %s", m.Name, own.Pos, t.s.Members[store].Name, o.Pos)
+		}
+	}
+	return m, nil
+}
+
+// mine refuses unless store is the one assigned in epoch.
+func (t *tx) mine(epoch pos.Epoch, store string) *refusal {
+	p := t.s.Primary
+	if epoch != p.Epoch {
+		return refuse(CodeStaleEpoch, "the command is of epoch %s, the present one is %s", epoch, p.Epoch)
+	}
+	if p.Store == "" || p.Store != store {
+		return refuse(CodeNotAssigned, "store %q is not the primary assigned in epoch %s", clip(store), p.Epoch)
+	}
+	return nil
+}
+
+func (t *tx) starting(c *Starting) *refusal {
+	if r := t.mine(c.Epoch, c.Store); r != nil {
+		return r
+	}
+	p := t.s.Primary
+	if p.Phase != PhaseAssigned {
+		if c.Timeline == p.Timeline && c.End == p.Start {
+			return nil
+		}
+		return refuse(CodeAlreadyStated, "%s already starts at %s on timeline %d in epoch %s; another start needs another epoch", p.Node, p.Start, p.Timeline, p.Epoch)
+	}
+	if c.End > p.Elected.LSN {
+		return refuse(CodeBeyondElected, "%s wants to start at %s, beyond the elected %s", p.Node, c.End, p.Elected)
+	}
+	elected := t.s.Lineage.Last()
+	phase := PhaseStarting
+	if c.Timeline != elected.Timeline {
+		phase = PhasePromoting
+		if c.Timeline <= t.s.LastTimeline {
+			return refuse(CodeTimelineUsed, "timeline %d was used before, the next free one is %d", c.Timeline, t.s.NextTimeline())
+		}
+		if c.Timeline-t.s.LastTimeline > maxTimelineSkips {
+			return refuse(CodeBadCommand, "timeline %d is far from the next free one, %d", c.Timeline, t.s.NextTimeline())
+		}
+	}
+	lineage := t.s.Lineage.With(pos.Entry{Epoch: p.Epoch, Timeline: c.Timeline, Start: c.End})
+	if err := lineage.Validate(); err != nil {
+		return refuse(CodeBelowLineage, "%s cannot start at %s: %s", p.Node, c.End, err)
+	}
+	t.s.Lineage = lineage
+	t.s.LastTimeline = max(t.s.LastTimeline, c.Timeline)
+	p.Version++
+	p.Phase, p.Timeline, p.Start, p.Previous = phase, c.Timeline, c.End, p.Store
+	t.s.Primary = p
+	t.event(string(phase), p.Store, SeverityInfo, "%s starts in epoch %s at %s on timeline %d", p.Node, p.Epoch, p.Start, p.Timeline)
+	return nil
+}
+
+func (t *tx) opened(c *Opened) *refusal {
+	if r := t.mine(c.Epoch, c.Store); r != nil {
+		return r
+	}
+	p := t.s.Primary
+	switch p.Phase {
+	case PhaseOpened:
+		return nil
+	case PhaseStarting, PhasePromoting:
+	default:
+		return refuse(CodeWrongPhase, "%s has not recorded where it starts in epoch %s", p.Node, p.Epoch)
+	}
+	if c.LSN < p.Start {
+		return refuse(CodeBelowStart, "%s cannot open at %s, epoch %s starts at %s", p.Node, c.LSN, p.Epoch, p.Start)
+	}
+	p.Version++
+	p.Phase, p.Previous, p.OpenedAt = PhaseOpened, p.Store, t.c.At
+	t.s.Primary = p
+	t.event("opened", p.Store, SeverityInfo, "%s is primary in epoch %s", p.Node, p.Epoch)
+	return nil
+}

@@ -1,0 +1,4 @@
+package raftnode
+
+// NewHclog lets tests write to the adapter directly.
+var NewHclog = newHclog

@@ -1,0 +1,368 @@
+// Package primary is what a node does while its PostgreSQL is the primary:
+// receive the log from it, ship it to every peer, count acknowledgements, and
+// tell PostgreSQL "flushed" only for what a majority holds.
+//
+// A Primary lives exactly as long as one epoch's claim on this node: Start
+// makes it, the context or Stop ends it, and after Stop has returned nothing
+// of it acknowledges anything any more.
+package primary
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"understudy/primary/quorum"
+	"understudy/primary/walsource"
+	"understudy/shipper"
+	"understudy/shipper/pos"
+)
+
+// Peer is one node that the log is shipped to.
+type Peer struct {
+	Name    string
+	Store   string
+	Address string
+	Data    bool // has a PostgreSQL; its replay counts for "applied"
+}
+
+// Config says what this node ships and how it reaches the rest.
+type Config struct {
+	Group    string // group id
+	Ledger   string // ledger id
+	Node     string
+	Store    string
+	SystemID uint64
+	Major    int
+	SegSize  int64
+
+	Epoch   pos.Epoch
+	Lineage pos.Lineage // ends with Epoch's entry
+	// From is where receiving begins: the end of the recovered log at a start,
+	// PostgreSQL's flush pointer when a running server is adopted.
+	From pos.LSN
+	// Heard is the highest committed LSN this node knew before.
+	Heard pos.LSN
+	Async bool // commits do not wait; committed is counted all the same
+
+	// Open connects a receiver that streams from the given LSN.
+	Open func(ctx context.Context, from pos.LSN) (*walsource.Source, error)
+	// Log reads the local pg_wal.
+	WAL shipper.Log
+	// Oldest is the first LSN that pg_wal still holds for sure.
+	Oldest func() pos.LSN
+	// Dial opens a stream to a peer.
+	Dial func(ctx context.Context, p Peer) (net.Conn, error)
+	// Now is the monotonic clock that leases count by.
+	Now func() time.Duration
+
+	// WindowBytes is the memory for the newest log; a power of two. Zero means
+	// 8 MiB.
+	WindowBytes int
+	// BeatEvery is the pace of heartbeats. Zero means 100 ms.
+	BeatEvery time.Duration
+	Log       *slog.Logger
+}
+
+// LinkState is what Snapshot says of one peer.
+type LinkState struct {
+	Peer        Peer
+	State       string
+	Since       time.Time
+	RTT         time.Duration
+	Sent        pos.LSN
+	Received    pos.LSN
+	Acked       pos.LSN
+	Applied     pos.LSN
+	Redo        pos.LSN
+	Delay       time.Duration
+	BytesPerSec uint64
+	Problem     string
+	ProblemCode string
+}
+
+// Snapshot is the state of a primary at one instant.
+type Snapshot struct {
+	Epoch     pos.Epoch
+	Received  pos.LSN
+	Committed pos.LSN
+	Applied   pos.LSN
+	Voters    uint64
+	Contact   time.Duration // Config.Now when a majority's last answered heartbeat was sent
+	Links     []LinkState
+	Streaming bool // the receiver is connected to PostgreSQL
+	Problem   string
+}
+
+// Primary ships one epoch.
+type Primary struct {
+	cfg    Config
+	log    *slog.Logger
+	win    *window
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+
+	src atomic.Pointer[walsource.Source]
+
+	mu        sync.Mutex
+	stopped   bool // fenced: no acknowledgement leaves any more
+	count     *quorum.Counter
+	committed pos.LSN
+	sessions  map[string]*session
+	setCh     chan struct{} // closed and replaced when the peers change
+	peers     []Peer
+	atOnce    map[string]bool
+	waitCh    chan struct{} // closed and replaced when committed moves
+	floor     pos.LSN
+	problem   string
+}
+
+// ErrStopped is the cause of a context that Stop ended.
+var ErrStopped = errors.New("primary role ended")
+
+// Start begins to receive and ship. Nothing counts before SetVoters.
+func Start(ctx context.Context, cfg Config) (*Primary, error) {
+	if cfg.WindowBytes == 0 {
+		cfg.WindowBytes = 8 << 20
+	}
+	if cfg.BeatEvery == 0 {
+		cfg.BeatEvery = 100 * time.Millisecond
+	}
+	if err := cfg.Lineage.Validate(); err != nil || cfg.Lineage.Last().Epoch != cfg.Epoch {
+		return nil, fmt.Errorf("start primary of epoch %s: lineage %v does not end there", cfg.Epoch, cfg.Lineage)
+	}
+	src, err := cfg.Open(ctx, cfg.From)
+	if err != nil {
+		return nil, fmt.Errorf("open the receiver: %w", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	p := &Primary{
+		cfg:       cfg,
+		log:       cfg.Log.With("epoch", cfg.Epoch.String()),
+		win:       newWindow(cfg.WindowBytes, cfg.From),
+		cancel:    cancel,
+		done:      make(chan struct{}),
+		count:     quorum.New(cfg.Store, cfg.Lineage.Last().Start, cfg.Heard),
+		committed: cfg.Heard,
+		sessions:  map[string]*session{},
+		setCh:     make(chan struct{}),
+		waitCh:    make(chan struct{}),
+		atOnce:    map[string]bool{},
+	}
+	p.src.Store(src)
+	p.count.Durable(cfg.Store, cfg.From)
+	go p.run(ctx, src)
+	return p, nil
+}
+
+// Stop ends the role: acknowledgements stop at once, then sessions and
+// receiver are closed and waited for.
+func (p *Primary) Stop() {
+	p.mu.Lock()
+	p.stopped = true
+	p.mu.Unlock()
+	p.cancel(ErrStopped)
+	<-p.done
+}
+
+// Done is closed when the role has ended.
+func (p *Primary) Done() <-chan struct{} { return p.done }
+
+// SetGroup tells who is shipped to, who counts, and which peers may feed
+// their PostgreSQL before commit. It returns when the counter uses the set.
+func (p *Primary) SetGroup(peers []Peer, version uint64, voters []string, atOnce bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.peers = peers
+	p.count.SetVoters(version, voters)
+	clear(p.atOnce)
+	for _, v := range voters {
+		p.atOnce[v] = atOnce
+	}
+	close(p.setCh)
+	p.setCh = make(chan struct{})
+	p.advance()
+}
+
+// SetFloor publishes the LSN below which no peer needs to keep log.
+func (p *Primary) SetFloor(l pos.LSN) {
+	p.mu.Lock()
+	p.floor = max(p.floor, l)
+	p.mu.Unlock()
+}
+
+// Committed is the highest LSN that a majority holds.
+func (p *Primary) Committed() pos.LSN {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.committed
+}
+
+// WaitCommitted waits until a majority holds everything below lsn.
+func (p *Primary) WaitCommitted(ctx context.Context, lsn pos.LSN) error {
+	for {
+		p.mu.Lock()
+		ok, ch := p.committed >= lsn, p.waitCh
+		p.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-ch:
+		case <-p.done:
+			return ErrStopped
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Snapshot is the state now.
+func (p *Primary) Snapshot() Snapshot {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := Snapshot{
+		Epoch: p.cfg.Epoch, Received: p.win.bounds().To, Committed: p.committed, Applied: p.applied(),
+		Voters: p.count.Version(), Contact: p.contact(), Streaming: p.src.Load() != nil, Problem: p.problem,
+	}
+	for _, peer := range p.peers {
+		l := LinkState{Peer: peer, State: "connecting", Acked: p.count.Acked(peer.Store)}
+		if ses := p.sessions[peer.Store]; ses != nil {
+			l = ses.state(now)
+			l.Acked = p.count.Acked(peer.Store)
+		}
+		if l.Acked < s.Received {
+			if at := p.win.flushedAt(l.Acked); !at.IsZero() {
+				l.Delay = now.Sub(at)
+			}
+		}
+		s.Links = append(s.Links, l)
+	}
+	return s
+}
+
+// Data takes bytes from the receiver; it runs on the receive goroutine.
+func (p *Primary) Data(at pos.LSN, b []byte, serverEnd pos.LSN, seen time.Time) error {
+	if end := p.win.bounds().To; at != end {
+		return fmt.Errorf("receive log: bytes at %s where %s belongs", at, end)
+	}
+	p.win.sighted(serverEnd, seen)
+	end := p.win.add(b)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.sessions {
+		s.wake()
+	}
+	if p.cfg.Async && !p.stopped {
+		p.confirm(end)
+	}
+	if p.count.Durable(p.cfg.Store, end) { // sent by PostgreSQL only after its own flush
+		p.advance()
+	}
+	return nil
+}
+
+// ServerEnd notes PostgreSQL's flush pointer.
+func (p *Primary) ServerEnd(l pos.LSN, seen time.Time) { p.win.sighted(l, seen) }
+
+// acked takes a peer's durable position. Nothing counts after Stop.
+func (p *Primary) acked(store string, durable pos.LSN) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return
+	}
+	// What is beyond our own end cannot be acknowledged; it is a stray.
+	if p.count.Durable(store, min(durable, p.win.bounds().To)) {
+		p.advance()
+	}
+}
+
+// advance passes a new committed LSN on; p.mu is held.
+func (p *Primary) advance() {
+	if c := p.count.Committed(); c > p.committed && !p.stopped {
+		p.committed = c
+		if !p.cfg.Async {
+			p.confirm(c)
+		}
+		close(p.waitCh)
+		p.waitCh = make(chan struct{})
+		for _, s := range p.sessions {
+			if s.limited {
+				s.wake()
+			}
+		}
+	}
+}
+
+// confirm tells PostgreSQL; p.mu is held, so that nothing passes a Stop.
+func (p *Primary) confirm(flushed pos.LSN) {
+	if src := p.src.Load(); src != nil {
+		if err := src.Confirm(flushed, min(flushed, p.applied())); err != nil {
+			p.log.Warn("confirm to postgresql", "error", err)
+		}
+	}
+}
+
+// applied is the lowest replay position among connected data peers that vote;
+// p.mu is held. Zero when there is none.
+func (p *Primary) applied() pos.LSN {
+	var low pos.LSN
+	for _, s := range p.sessions {
+		if !s.peer.Data || !p.count.IsVoter(s.peer.Store) {
+			continue
+		}
+		if a := s.appliedLSN(); a != 0 && (low == 0 || a < low) {
+			low = a
+		}
+	}
+	return low
+}
+
+// contact is when the last heartbeat was sent that a majority has answered;
+// p.mu is held.
+func (p *Primary) contact() time.Duration {
+	need := p.count.Needed() - 1
+	if need <= 0 {
+		return p.cfg.Now()
+	}
+	var at []time.Duration
+	for _, s := range p.sessions {
+		if p.count.IsVoter(s.peer.Store) {
+			at = append(at, s.contact())
+		}
+	}
+	return kthLargest(at, need)
+}
+
+func kthLargest(at []time.Duration, k int) time.Duration {
+	if len(at) < k {
+		return 0
+	}
+	for i := range k {
+		for j := i + 1; j < len(at); j++ {
+			if at[j] > at[i] {
+				at[i], at[j] = at[j], at[i]
+			}
+		}
+	}
+	return at[k-1]
+}
+
+// read gives sessions the log: the window first, pg_wal for older bytes.
+func (p *Primary) read(b []byte, at pos.LSN) (int, error) {
+	if n, ok := p.win.read(b, at); ok {
+		return n, nil
+	}
+	end := p.win.bounds().To
+	if at >= end {
+		return 0, nil
+	}
+	return p.cfg.WAL.ReadWAL(b[:min(uint64(len(b)), end.Sub(at))], at)
+}

@@ -1,0 +1,370 @@
+package primary
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"understudy/shipper"
+	"understudy/shipper/flow"
+	"understudy/shipper/frame"
+	"understudy/shipper/pos"
+)
+
+// session ships the log to one peer for as long as the role lives: it dials,
+// agrees with the peer where to go on, and sends; a second goroutine takes
+// the peer's answers.
+type session struct {
+	p       *Primary
+	peer    Peer
+	limited bool // the peer waits for committed before it feeds its PostgreSQL
+
+	wakeCh chan struct{}
+
+	received  atomic.Uint64
+	appliedAt atomic.Uint64
+	redo      atomic.Uint64
+	contactNs atomic.Int64
+	rtt       atomic.Int64
+	sent      atomic.Uint64
+
+	mu       sync.Mutex
+	stateIs  string
+	since    time.Time
+	problem  string
+	code     string
+	rate     flow.Rate
+	feedback feedback
+}
+
+// feedback is what a standby's PostgreSQL asks the primary's vacuum to spare.
+type feedback struct {
+	xmin, catalogXmin uint64
+	at                time.Time
+}
+
+const (
+	liveFrame = 128 << 10
+	// near is how close to the end of the log a peer counts as streaming.
+	near = 256 << 10
+)
+
+func newSession(p *Primary, peer Peer) *session {
+	return &session{p: p, peer: peer, wakeCh: make(chan struct{}, 1), stateIs: "connecting", since: time.Now()}
+}
+
+func (s *session) wake() {
+	select {
+	case s.wakeCh <- struct{}{}:
+	default:
+	}
+}
+
+func (s *session) appliedLSN() pos.LSN    { return pos.LSN(s.appliedAt.Load()) }
+func (s *session) contact() time.Duration { return time.Duration(s.contactNs.Load()) }
+
+func (s *session) set(state string, err error) {
+	var text, code string
+	if err != nil {
+		text = err.Error()
+		var ref *shipper.RefusedError
+		if errors.As(err, &ref) {
+			text, code = ref.Text, ref.Code
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stateIs != state {
+		s.p.log.Info("link", "peer", s.peer.Name, "state", state, "was", s.stateIs, "error", text)
+		s.stateIs, s.since = state, time.Now()
+	}
+	s.problem, s.code = text, code
+}
+
+func (s *session) state(now time.Time) LinkState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return LinkState{
+		Peer: s.peer, State: s.stateIs, Since: s.since, Problem: s.problem, ProblemCode: s.code,
+		RTT: time.Duration(s.rtt.Load()), Sent: pos.LSN(s.sent.Load()), Received: pos.LSN(s.received.Load()),
+		Applied: s.appliedLSN(), Redo: pos.LSN(s.redo.Load()), BytesPerSec: uint64(s.rate.PerSecond(now)),
+	}
+}
+
+// run dials again and again until the role ends.
+func (s *session) run(ctx context.Context) {
+	back := flow.Backoff{Min: 20 * time.Millisecond, Max: 500 * time.Millisecond}
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := s.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		state := "connecting"
+		var ref *shipper.RefusedError
+		if errors.As(err, &ref) {
+			state = "refused"
+		}
+		s.set(state, err)
+		s.appliedAt.Store(0)
+		if time.Since(began) > time.Second {
+			back.Reset()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(back.Next(0.5)):
+		}
+	}
+}
+
+// once is one connection, from dial to end.
+func (s *session) once(ctx context.Context) error {
+	c, err := s.p.cfg.Dial(ctx, s.peer)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	r, w := frame.NewReader(c), frame.NewWriter(c)
+	at, err := s.handshake(c, r, w)
+	if err != nil {
+		return err
+	}
+	s.sent.Store(uint64(at))
+	readErr := make(chan error, 1)
+	go func() {
+		err := s.answers(c, r)
+		c.Close() // wakes the sender
+		readErr <- err
+	}()
+	err = s.send(ctx, c, w, at)
+	c.Close()
+	if rerr := <-readErr; rerr != nil && !errors.Is(rerr, net.ErrClosed) && !errors.Is(rerr, io.EOF) {
+		return rerr // the peer's own word is the better reason
+	}
+	return err
+}
+
+func (s *session) handshake(c net.Conn, r *frame.Reader, w *frame.Writer) (pos.LSN, error) {
+	p := s.p
+	c.SetDeadline(time.Now().Add(shipper.HandshakeTimeout))
+	defer c.SetDeadline(time.Time{})
+	p.mu.Lock()
+	end := p.win.bounds().To
+	h := shipper.Hello{
+		Group: p.cfg.Group, Ledger: p.cfg.Ledger, Node: p.cfg.Node, Store: p.cfg.Store, To: s.peer.Store,
+		SystemID: p.cfg.SystemID, Major: p.cfg.Major, SegSize: p.cfg.SegSize,
+		Epoch: p.cfg.Epoch, Lineage: p.cfg.Lineage, Voters: p.count.Version(), AtOnce: p.atOnce[s.peer.Store],
+		Oldest: p.oldest(), End: end, Committed: p.committed,
+	}
+	h.Base = min(end, p.cfg.Lineage.Last().Start).SegStart(p.cfg.SegSize)
+	if h.Base < h.Oldest {
+		h.Base = end.SegStart(p.cfg.SegSize)
+	}
+	s.limited = s.peer.Data && !h.AtOnce
+	p.mu.Unlock()
+	if err := w.WriteJSON(frame.Hello, h); err != nil {
+		return 0, err
+	}
+	if err := w.Flush(); err != nil {
+		return 0, err
+	}
+	var wel shipper.Welcome
+	if err := shipper.Expect(r, frame.Welcome, &wel); err != nil {
+		return 0, fmt.Errorf("handshake with %s: %w", s.peer.Name, err)
+	}
+	return wel.Resume, s.checkResume(wel, w)
+}
+
+// checkResume compares the bytes before the resume point with our own.
+func (s *session) checkResume(wel shipper.Welcome, w *frame.Writer) error {
+	p := s.p
+	name := s.peer.Name
+	if wel.Store != s.peer.Store {
+		return shipper.Refuse(w, shipper.RefuseStore, fmt.Sprintf("%s answers as store %s, the ledger knows %s", name, wel.Store, s.peer.Store))
+	}
+	end := p.win.bounds().To
+	if wel.Resume > end {
+		return shipper.Refuse(w, shipper.RefuseDiverged, fmt.Sprintf("%s holds log up to %s, beyond the primary's end %s", name, wel.Resume, end))
+	}
+	if old := p.oldest(); wel.Resume < old {
+		return shipper.Refuse(w, shipper.RefusePruned, fmt.Sprintf("%s needs log from %s, the primary keeps it from %s", name, wel.Resume, old))
+	}
+	if wel.CRCFrom >= wel.Resume || wel.Resume-wel.CRCFrom > shipper.CheckWindow {
+		return nil
+	}
+	if wel.CRCFrom < p.oldest() {
+		return nil // our side of the comparison is gone
+	}
+	crc, err := shipper.CRC(logFunc(p.read), wel.CRCFrom, wel.Resume)
+	if err != nil {
+		return fmt.Errorf("read own log before %s: %w", wel.Resume, err)
+	}
+	if crc != wel.CRC {
+		return shipper.Refuse(w, shipper.RefuseDiverged, fmt.Sprintf("the log of %s before %s is not the primary's", name, wel.Resume))
+	}
+	return nil
+}
+
+type logFunc func([]byte, pos.LSN) (int, error)
+
+func (f logFunc) ReadWAL(b []byte, at pos.LSN) (int, error) { return f(b, at) }
+
+// send ships from at on and never returns nil.
+func (s *session) send(ctx context.Context, c net.Conn, w *frame.Writer, at pos.LSN) error {
+	p := s.p
+	beat := time.NewTicker(p.cfg.BeatEvery)
+	defer beat.Stop()
+	buf := make([]byte, shipper.BulkFrame)
+	var beats uint64
+	var told pos.LSN // committed the peer has been told
+	if err := s.beat(w, &beats); err != nil {
+		return err
+	}
+	for {
+		end := p.win.bounds().To
+		if at < end {
+			size := liveFrame
+			state := "streaming"
+			if end.Sub(at) > near {
+				size, state = len(buf), "catching up"
+			}
+			s.step(state)
+			n, err := p.read(buf[:min(uint64(size), end.Sub(at))], at)
+			if n == 0 {
+				return fmt.Errorf("read log at %s for %s: %w", at, s.peer.Name, orUnexpected(err))
+			}
+			head := frame.DataHead{Epoch: p.cfg.Epoch, LineageEpoch: p.cfg.Epoch, LSN: at, SourceEnd: end}
+			p.mu.Lock()
+			head.Committed, head.Voters = p.committed, p.count.Version()
+			p.mu.Unlock()
+			if state == "streaming" {
+				if f := p.win.flushedAt(at + pos.LSN(n) - 1); !f.IsZero() {
+					head.FlushedAt = f.UnixNano()
+				}
+			}
+			told = head.Committed
+			if err := w.WriteData(head, buf[:n]); err != nil {
+				return err
+			}
+			at += pos.LSN(n)
+			s.sent.Store(uint64(at))
+			s.count(n)
+			select {
+			case <-beat.C:
+				if err := s.beat(w, &beats); err != nil {
+					return err
+				}
+			default:
+			}
+			if at < p.win.bounds().To {
+				continue
+			}
+		} else {
+			s.step("streaming")
+		}
+		if w.Buffered() > 0 {
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.wakeCh:
+			if s.limited && at >= p.win.bounds().To && p.Committed() > told {
+				told = p.Committed()
+				if err := s.beat(w, &beats); err != nil {
+					return err
+				}
+			}
+		case <-beat.C:
+			if err := s.beat(w, &beats); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func orUnexpected(err error) error {
+	if err == nil {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (s *session) step(state string) {
+	s.mu.Lock()
+	same := s.stateIs == state && s.problem == ""
+	s.mu.Unlock()
+	if !same {
+		s.set(state, nil)
+	}
+}
+
+func (s *session) count(n int) {
+	s.mu.Lock()
+	s.rate.Add(time.Now(), uint64(n))
+	s.mu.Unlock()
+}
+
+func (s *session) beat(w *frame.Writer, n *uint64) error {
+	p := s.p
+	*n++
+	b := frame.Beat{Epoch: p.cfg.Epoch, Seq: *n, SentAt: int64(p.cfg.Now()), SourceEnd: p.win.bounds().To}
+	p.mu.Lock()
+	b.Committed, b.Floor, b.Voters = p.committed, p.floor, p.count.Version()
+	p.mu.Unlock()
+	return w.WriteBeat(b)
+}
+
+// answers takes what the peer says until the connection ends.
+func (s *session) answers(c net.Conn, r *frame.Reader) error {
+	p := s.p
+	for {
+		// A peer that answers no heartbeat for this long is dialed anew.
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		t, b, err := r.Next()
+		if err != nil {
+			return err
+		}
+		switch t {
+		case frame.AckFrame:
+			a, err := frame.DecodeAck(b)
+			if err != nil {
+				return err
+			}
+			if a.Epoch != p.cfg.Epoch {
+				continue
+			}
+			s.received.Store(uint64(a.Received))
+			s.appliedAt.Store(uint64(a.Applied))
+			s.redo.Store(uint64(a.Redo))
+			if a.HasFeedback {
+				s.mu.Lock()
+				s.feedback = feedback{a.Xmin, a.CatalogXmin, time.Now()}
+				s.mu.Unlock()
+			}
+			p.acked(s.peer.Store, a.Durable)
+		case frame.BeatAckFrame:
+			a, err := frame.DecodeBeatAck(b)
+			if err != nil {
+				return err
+			}
+			if a.Epoch == p.cfg.Epoch {
+				s.contactNs.Store(a.SentAt)
+				s.rtt.Store(int64(p.cfg.Now()) - a.SentAt)
+			}
+		case frame.Refuse:
+			return shipper.Refused(b)
+		default:
+			return fmt.Errorf("%w: type %d from %s", shipper.ErrUnexpected, t, s.peer.Name)
+		}
+	}
+}
