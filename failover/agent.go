@@ -281,7 +281,7 @@ func (a *Agent) fence(ctx context.Context, e pos.Epoch, st facts.State) error {
 	}
 	rep := facts.FenceReport{Store: a.cfg.Store, Epoch: e, Voters: st.Voters.Version, Lineage: lineage, LSN: lsn}
 	rep.Timeline = lineage.TimelineAt(lsn)
-	if a.wasPrimary() || (!a.cfg.Witness && len(st.Lineage) == 0) {
+	if a.wasPrimary() {
 		if rep.LSN, rep.Timeline, err = a.ownLog(ctx, lineage); err != nil {
 			a.complain("log", err.Error())
 			return err

@@ -121,7 +121,6 @@ func (a *Agent) ensureBase(ctx context.Context) error {
 	if err := a.unmark(); err != nil {
 		return err
 	}
-	a.cfg.Notify("seeded", facts.SeverityInfo, a.cfg.Name+" has a complete base", pos.Epoch{})
 	return a.markSeeded(ctx, true)
 }
 

@@ -20,6 +20,7 @@ import (
 	"understudy/primary/quorum"
 	"understudy/primary/walsource"
 	"understudy/shipper"
+	"understudy/shipper/frame"
 	"understudy/shipper/pos"
 )
 
@@ -107,7 +108,8 @@ type Primary struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 
-	src atomic.Pointer[walsource.Source]
+	src  atomic.Pointer[walsource.Source]
+	live atomic.Pointer[[]*session] // the sessions, for the receive goroutine
 
 	mu        sync.Mutex
 	stopped   bool // fenced: no acknowledgement leaves any more
@@ -155,6 +157,7 @@ func Start(ctx context.Context, cfg Config) (*Primary, error) {
 		atOnce:    map[string]bool{},
 	}
 	p.src.Store(src)
+	p.live.Store(&[]*session{})
 	p.count.Durable(cfg.Store, cfg.From)
 	go p.run(ctx, src)
 	return p, nil
@@ -254,11 +257,13 @@ func (p *Primary) Data(at pos.LSN, b []byte, serverEnd pos.LSN, seen time.Time) 
 	}
 	p.win.sighted(serverEnd, seen)
 	end := p.win.add(b)
+	head := p.head(at, end)
+	head.FlushedAt = seen.UnixNano()
+	for _, s := range *p.live.Load() {
+		s.push(head, b)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, s := range p.sessions {
-		s.wake()
-	}
 	if p.cfg.Async && !p.stopped {
 		p.confirm(end)
 	}
@@ -266,6 +271,13 @@ func (p *Primary) Data(at pos.LSN, b []byte, serverEnd pos.LSN, seen time.Time) 
 		p.advance()
 	}
 	return nil
+}
+
+// head is that of a data frame at an LSN.
+func (p *Primary) head(at, end pos.LSN) frame.DataHead {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return frame.DataHead{Epoch: p.cfg.Epoch, LineageEpoch: p.cfg.Epoch, LSN: at, SourceEnd: end, Committed: p.committed, Voters: p.count.Version()}
 }
 
 // ServerEnd notes PostgreSQL's flush pointer.

@@ -3,6 +3,8 @@ package primary
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,6 +53,18 @@ func (p *Primary) receive(ctx context.Context, src *walsource.Source) {
 		}
 		p.mu.Unlock()
 	}
+}
+
+// publish gives the receive goroutine the list of sessions, in a fixed order.
+func (p *Primary) publish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]*session, 0, len(p.sessions))
+	for _, s := range p.sessions {
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b *session) int { return strings.Compare(a.peer.Name, b.peer.Name) })
+	p.live.Store(&list)
 }
 
 func (p *Primary) setProblem(err error) {
@@ -121,6 +135,7 @@ func (p *Primary) dispatch(ctx context.Context) {
 			}()
 			run[store] = r
 		}
+		p.publish()
 		select {
 		case <-ctx.Done():
 			return

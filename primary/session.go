@@ -26,6 +26,13 @@ type session struct {
 
 	wakeCh chan struct{}
 
+	sendMu sync.Mutex    // one writer of frames at a time
+	out    *frame.Writer // nil while there is no connection
+	at     pos.LSN       // next byte to send
+	told   pos.LSN       // committed that the peer was told
+	beats  uint64
+	pushed atomic.Int32 // frames pushed since the peer's last answer
+
 	received  atomic.Uint64
 	appliedAt atomic.Uint64
 	redo      atomic.Uint64
@@ -50,8 +57,10 @@ type feedback struct {
 
 const (
 	liveFrame = 128 << 10
-	// near is how close to the end of the log a peer counts as streaming.
+	// near is how close to the end of the log a peer begins to count as
+	// streaming, far how distant it may get before it no longer does.
 	near = 256 << 10
+	far  = 4 << 20
 )
 
 func newSession(p *Primary, peer Peer) *session {
@@ -136,7 +145,6 @@ func (s *session) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.sent.Store(uint64(at))
 	readErr := make(chan error, 1)
 	go func() {
 		err := s.answers(c, r)
@@ -216,80 +224,163 @@ type logFunc func([]byte, pos.LSN) (int, error)
 
 func (f logFunc) ReadWAL(b []byte, at pos.LSN) (int, error) { return f(b, at) }
 
+// The bounds within which the receive goroutine itself writes to a peer. A
+// socket takes that much without blocking, whatever the peer does; beyond it
+// the session's own goroutine goes on, which may block alone.
+const (
+	pushBytes  = 16 << 10
+	pushFrames = 16
+)
+
+// push sends new bytes at once, on the receive goroutine: a commit then waits
+// for no hand-over between goroutines. It does nothing but wake the session
+// when the peer is not exactly where the bytes begin, or takes them slowly.
+func (s *session) push(head frame.DataHead, b []byte) {
+	if !s.sendMu.TryLock() {
+		s.wake()
+		return
+	}
+	defer s.sendMu.Unlock()
+	inFlight := head.LSN.Sub(pos.LSN(s.received.Load()))
+	if s.out == nil || s.at != head.LSN || inFlight+uint64(len(b)) > pushBytes || s.pushed.Load() >= pushFrames {
+		s.wake()
+		return
+	}
+	s.pushed.Add(1)
+	err := s.out.WriteData(head, b)
+	if err == nil {
+		err = s.out.Flush()
+	}
+	if err != nil {
+		s.out = nil // the session's own goroutine finds the same error
+		s.wake()
+		return
+	}
+	s.told = head.Committed
+	s.advanceTo(head.LSN + pos.LSN(len(b)))
+}
+
+func (s *session) advanceTo(at pos.LSN) {
+	n := at.Sub(s.at)
+	s.at = at
+	s.sent.Store(uint64(at))
+	s.mu.Lock()
+	s.rate.Add(time.Now(), n)
+	s.mu.Unlock()
+}
+
 // send ships from at on and never returns nil.
 func (s *session) send(ctx context.Context, c net.Conn, w *frame.Writer, at pos.LSN) error {
-	p := s.p
-	beat := time.NewTicker(p.cfg.BeatEvery)
+	beat := time.NewTicker(s.p.cfg.BeatEvery)
 	defer beat.Stop()
 	buf := make([]byte, shipper.BulkFrame)
-	var beats uint64
-	var told pos.LSN // committed the peer has been told
-	if err := s.beat(w, &beats); err != nil {
+	s.sendMu.Lock()
+	s.out, s.at, s.told = w, at, 0
+	s.pushed.Store(0)
+	s.sendMu.Unlock()
+	defer func() {
+		s.sendMu.Lock()
+		s.out = nil
+		s.sendMu.Unlock()
+	}()
+	if err := s.beat(); err != nil {
 		return err
 	}
 	for {
-		end := p.win.bounds().To
-		if at < end {
-			size := liveFrame
-			state := "streaming"
-			if end.Sub(at) > near {
-				size, state = len(buf), "catching up"
-			}
-			s.step(state)
-			n, err := p.read(buf[:min(uint64(size), end.Sub(at))], at)
-			if n == 0 {
-				return fmt.Errorf("read log at %s for %s: %w", at, s.peer.Name, orUnexpected(err))
-			}
-			head := frame.DataHead{Epoch: p.cfg.Epoch, LineageEpoch: p.cfg.Epoch, LSN: at, SourceEnd: end}
-			p.mu.Lock()
-			head.Committed, head.Voters = p.committed, p.count.Version()
-			p.mu.Unlock()
-			if state == "streaming" {
-				if f := p.win.flushedAt(at + pos.LSN(n) - 1); !f.IsZero() {
-					head.FlushedAt = f.UnixNano()
-				}
-			}
-			told = head.Committed
-			if err := w.WriteData(head, buf[:n]); err != nil {
-				return err
-			}
-			at += pos.LSN(n)
-			s.sent.Store(uint64(at))
-			s.count(n)
+		more, err := s.pump(buf)
+		if err != nil {
+			return err
+		}
+		if more {
 			select {
 			case <-beat.C:
-				if err := s.beat(w, &beats); err != nil {
-					return err
-				}
+				err = s.beat()
 			default:
 			}
-			if at < p.win.bounds().To {
-				continue
-			}
-		} else {
-			s.step("streaming")
-		}
-		if w.Buffered() > 0 {
-			if err := w.Flush(); err != nil {
+			if err != nil {
 				return err
 			}
+			continue
 		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-s.wakeCh:
-			if s.limited && at >= p.win.bounds().To && p.Committed() > told {
-				told = p.Committed()
-				if err := s.beat(w, &beats); err != nil {
-					return err
-				}
-			}
+			err = s.tell()
 		case <-beat.C:
-			if err := s.beat(w, &beats); err != nil {
-				return err
-			}
+			err = s.beat()
+		}
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// pump sends one frame if there is something to send, and tells whether there
+// is more.
+func (s *session) pump(buf []byte) (more bool, err error) {
+	p := s.p
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.out == nil {
+		return false, net.ErrClosed
+	}
+	end := p.win.bounds().To
+	if s.at >= end {
+		s.step("streaming")
+		return false, s.out.Flush()
+	}
+	behind := end.Sub(s.at)
+	size := liveFrame
+	if behind > near {
+		size = len(buf)
+	}
+	s.step(s.stateFor(behind))
+	n, err := p.read(buf[:min(uint64(size), behind)], s.at)
+	if n == 0 {
+		return false, fmt.Errorf("read log at %s for %s: %w", s.at, s.peer.Name, orUnexpected(err))
+	}
+	head := p.head(s.at, end)
+	if behind <= near {
+		if f := p.win.flushedAt(s.at + pos.LSN(n) - 1); !f.IsZero() {
+			head.FlushedAt = f.UnixNano()
+		}
+	}
+	s.told = head.Committed
+	if err := s.out.WriteData(head, buf[:n]); err != nil {
+		return false, err
+	}
+	s.advanceTo(s.at + pos.LSN(n))
+	if s.at >= p.win.bounds().To {
+		return false, s.out.Flush()
+	}
+	return true, nil
+}
+
+// stateFor names how far behind the peer is, with a distance between the two
+// thresholds so that it does not flap.
+func (s *session) stateFor(behind uint64) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if behind <= near || (s.stateIs == "streaming" && behind <= far) {
+		return "streaming"
+	}
+	return "catching up"
+}
+
+// tell passes a new committed LSN to a peer that waits for it, when no data
+// carries it.
+func (s *session) tell() error {
+	if !s.limited {
+		return nil
+	}
+	s.sendMu.Lock()
+	due := s.at >= s.p.win.bounds().To && s.p.Committed() > s.told
+	s.sendMu.Unlock()
+	if !due {
+		return nil
+	}
+	return s.beat()
 }
 
 func orUnexpected(err error) error {
@@ -308,28 +399,37 @@ func (s *session) step(state string) {
 	}
 }
 
-func (s *session) count(n int) {
-	s.mu.Lock()
-	s.rate.Add(time.Now(), uint64(n))
-	s.mu.Unlock()
-}
-
-func (s *session) beat(w *frame.Writer, n *uint64) error {
+// beat sends a heartbeat at once.
+func (s *session) beat() error {
 	p := s.p
-	*n++
-	b := frame.Beat{Epoch: p.cfg.Epoch, Seq: *n, SentAt: int64(p.cfg.Now()), SourceEnd: p.win.bounds().To}
+	b := frame.Beat{Epoch: p.cfg.Epoch, SourceEnd: p.win.bounds().To}
 	p.mu.Lock()
 	b.Committed, b.Floor, b.Voters = p.committed, p.floor, p.count.Version()
 	p.mu.Unlock()
-	return w.WriteBeat(b)
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.out == nil {
+		return net.ErrClosed
+	}
+	s.beats++
+	b.Seq, b.SentAt = s.beats, int64(p.cfg.Now())
+	s.told = b.Committed
+	if err := s.out.WriteBeat(b); err != nil {
+		return err
+	}
+	return s.out.Flush()
 }
 
 // answers takes what the peer says until the connection ends.
 func (s *session) answers(c net.Conn, r *frame.Reader) error {
 	p := s.p
+	var deadline time.Time
 	for {
 		// A peer that answers no heartbeat for this long is dialed anew.
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if now := time.Now(); deadline.Sub(now) < 4*time.Second {
+			deadline = now.Add(5 * time.Second)
+			c.SetReadDeadline(deadline)
+		}
 		t, b, err := r.Next()
 		if err != nil {
 			return err
@@ -344,6 +444,7 @@ func (s *session) answers(c net.Conn, r *frame.Reader) error {
 				continue
 			}
 			s.received.Store(uint64(a.Received))
+			s.pushed.Store(0)
 			s.appliedAt.Store(uint64(a.Applied))
 			s.redo.Store(uint64(a.Redo))
 			if a.HasFeedback {

@@ -1,6 +1,7 @@
 package primary
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -15,8 +16,7 @@ type window struct {
 	buf   []byte // ring; len is a power of two
 	from  pos.LSN
 	end   pos.LSN
-	marks [256]mark // ring of flush sightings, oldest overwritten
-	nMark int
+	marks []mark // flush sightings, oldest first, finer the newer
 }
 
 type mark struct {
@@ -26,6 +26,9 @@ type mark struct {
 
 // markEvery is the finest grain of flush sightings that are kept.
 const markEvery = 5 * time.Millisecond
+
+// maxMarks bounds the memory for sightings.
+const maxMarks = 256
 
 func newWindow(size int, start pos.LSN) *window {
 	return &window{buf: make([]byte, size), from: start, end: start}
@@ -75,21 +78,34 @@ func (w *window) bounds() pos.Range {
 func (w *window) sighted(lsn pos.LSN, seen time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.nMark > 0 {
-		last := &w.marks[(w.nMark-1)%len(w.marks)]
-		if lsn <= last.lsn {
-			return
-		}
-		if w.nMark > 1 {
-			prev := w.marks[(w.nMark-2)%len(w.marks)]
-			if seen.Sub(prev.seen) < markEvery {
-				last.lsn = lsn // keeps the earlier time: ages are never understated
-				return
-			}
-		}
+	n := len(w.marks)
+	if n > 0 && lsn <= w.marks[n-1].lsn {
+		return
 	}
-	w.marks[w.nMark%len(w.marks)] = mark{lsn, seen}
-	w.nMark++
+	if n > 1 && seen.Sub(w.marks[n-2].seen) < markEvery {
+		w.marks[n-1].lsn = lsn // keeps the earlier time: ages are never understated
+		return
+	}
+	if n >= maxMarks {
+		w.thin()
+	}
+	w.marks = append(w.marks, mark{lsn, seen})
+}
+
+// thin halves the older half of the marks. A merged mark has the earlier time
+// of the two, so that an age may be told too high, by as much as the marks
+// there lie apart, but never too low.
+func (w *window) thin() {
+	half := len(w.marks) / 2
+	kept := w.marks[:0]
+	for i := 0; i < half; i += 2 {
+		m := w.marks[i]
+		if i+1 < half {
+			m.lsn = w.marks[i+1].lsn
+		}
+		kept = append(kept, m)
+	}
+	w.marks = append(kept, w.marks[half:]...)
 }
 
 // flushedAt is when the flush pointer was first seen beyond lsn; zero when it
@@ -97,13 +113,14 @@ func (w *window) sighted(lsn pos.LSN, seen time.Time) {
 func (w *window) flushedAt(lsn pos.LSN) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var at time.Time
-	for i := w.nMark - 1; i >= 0 && i >= w.nMark-len(w.marks); i-- {
-		m := w.marks[i%len(w.marks)]
-		if m.lsn <= lsn {
-			break
+	i, _ := slices.BinarySearchFunc(w.marks, lsn, func(m mark, l pos.LSN) int {
+		if m.lsn <= l {
+			return -1
 		}
-		at = m.seen
+		return 1
+	})
+	if i == len(w.marks) {
+		return time.Time{}
 	}
-	return at
+	return w.marks[i].seen
 }

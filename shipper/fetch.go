@@ -66,6 +66,9 @@ func ServeFetch(ctx context.Context, c net.Conn, s Served) error {
 		return Refuse(w, ref.Code, ref.Text)
 	}
 	end := min(ask.To, s.Range.To)
+	if fork, _ := ask.Lineage.Fork(s.Lineage); len(ask.Lineage) != len(s.Lineage) {
+		end = min(end, fork) // beyond it only one of the two has adopted what it holds
+	}
 	buf := make([]byte, BulkFrame)
 	head := frame.DataHead{Epoch: ask.Lineage.Last().Epoch, LineageEpoch: s.Lineage.Last().Epoch, SourceEnd: s.Range.To}
 	for at := ask.From; at < end; {
@@ -95,6 +98,9 @@ func checkFetch(ask FetchAsk, s Served) *Refusal {
 	}
 	if fork, same := ask.Lineage.Fork(s.Lineage); !same && fork < ask.To {
 		return &Refusal{RefuseDiverged, fmt.Sprintf("the histories part at %s, before the end of the stretch asked for", fork)}
+	}
+	if ask.From.Sub(ask.CRCFrom) > CheckWindow || ask.CRCFrom > ask.From {
+		return &Refusal{RefuseBroken, fmt.Sprintf("the comparison asked for is of [%s, %s), more than %d bytes", ask.CRCFrom, ask.From, CheckWindow)}
 	}
 	if ask.From < s.Range.From || ask.From > s.Range.To {
 		return &Refusal{RefusePruned, fmt.Sprintf("the log here is %s, %s was asked for", s.Range, ask.From)}

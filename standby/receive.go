@@ -142,7 +142,6 @@ func (r *Receiver) beat(s *stream, p []byte) error {
 	if r.cur != s {
 		return net.ErrClosed
 	}
-	s.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	if err := s.w.WriteBeatAck(frame.BeatAck{Epoch: b.Epoch, Seq: b.Seq, SentAt: b.SentAt, Test: b.Test}); err != nil {
 		return err
 	}
@@ -159,13 +158,16 @@ func (r *Receiver) ack(s *stream) error {
 	if r.durable() <= s.acked {
 		return nil
 	}
-	s.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	return r.writeAck(s)
 }
 
 // writeAck sends where this node stands; r.mu is held, so that no
 // acknowledgement can follow a fence.
 func (r *Receiver) writeAck(s *stream) error {
+	if now := time.Now(); s.deadline.Sub(now) < time.Second {
+		s.deadline = now.Add(2 * time.Second)
+		s.conn.SetWriteDeadline(s.deadline)
+	}
 	s.acked = r.durable()
 	a := frame.Ack{
 		Epoch: s.hello.Epoch, LineageEpoch: s.hello.Epoch, Voters: s.hello.Voters,

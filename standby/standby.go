@@ -103,7 +103,9 @@ type stream struct {
 	w     *frame.Writer
 	hello shipper.Hello
 	acked pos.LSN // last durable position sent
-	done  chan struct{}
+
+	deadline time.Time // of writes; moved now and then, since moving it costs
+	done     chan struct{}
 }
 
 // Fence refuses every frame of an epoch below e from now on: the running

@@ -110,10 +110,6 @@ type Report struct {
 	Durable   pos.LSN      `json:"durable"`
 	Applied   pos.LSN      `json:"applied"`
 	Committed pos.LSN      `json:"committed"` // highest this node has heard of
-	// Delay is how long ago the newest byte that this node has durable was
-	// flushed on the primary, measured when a newer one is known to exist;
-	// zero when the node has everything it heard of.
-	Delay time.Duration `json:"delay_ns"`
 
 	// VotersVersion is the version of the WAL voter set the primary counts by.
 	VotersVersion uint64 `json:"voters_version"`

@@ -70,6 +70,10 @@ func answer(r ready) {
 
 func serveMain() int {
 	runtime.LockOSThread() // the parent-death signal follows the thread that forks
+	// The daemon lives with a coarse timer slack; PostgreSQL gets the usual one.
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 50_000, 0, 0, 0); err != nil {
+		slog.Warn("set the timer slack", "error", err)
+	}
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(20)
 	debug.SetMemoryLimit(8 << 20)

@@ -68,7 +68,8 @@ type Config struct {
 	// 200 ms, at most HeartbeatTimeout.
 	LeaderLease time.Duration
 	// CommitTimeout is how long followers may be left without word of what is
-	// committed; default 5 ms, because agents act on what they see committed.
+	// committed; default 50 ms. Agents act on what they see committed, but each
+	// such word is a request to every follower, also in an idle group.
 	CommitTimeout time.Duration
 	// RPCTimeout bounds one call to another node; default 2 s.
 	RPCTimeout time.Duration
@@ -88,7 +89,7 @@ func (c Config) raftConfig(log *slog.Logger) *raft.Config {
 	r.HeartbeatTimeout = or(c.HeartbeatTimeout, 300*time.Millisecond)
 	r.ElectionTimeout = or(c.ElectionTimeout, 300*time.Millisecond)
 	r.LeaderLeaseTimeout = or(c.LeaderLease, 200*time.Millisecond)
-	r.CommitTimeout = or(c.CommitTimeout, 5*time.Millisecond)
+	r.CommitTimeout = or(c.CommitTimeout, 50*time.Millisecond)
 	r.SnapshotThreshold = or(c.SnapshotThreshold, 4096)
 	r.SnapshotInterval = or(c.SnapshotInterval, 30*time.Second)
 	r.TrailingLogs = or(c.TrailingLogs, 1024)

@@ -56,9 +56,6 @@ func (n *Node) report() decide.Report {
 	if snap.Problem != "" {
 		r.Problems["stream"] = snap.Problem
 	}
-	if snap.From != "" && snap.Durable < snap.SourceEnd {
-		r.Delay = time.Since(snap.Since)
-	}
 	if run := n.primaryRun(); run != nil {
 		n.reportPrimary(&r, run)
 	} else if snap.From != "" {
@@ -70,7 +67,7 @@ func (n *Node) report() decide.Report {
 func (n *Node) reportPrimary(r *decide.Report, run *primaryRun) {
 	s := run.Snapshot()
 	r.Received, r.Durable, r.Applied, r.Committed = s.Received, s.Received, s.Received, s.Committed
-	r.Epoch, r.VotersVersion, r.Delay = s.Epoch, s.Voters, 0
+	r.Epoch, r.VotersVersion = s.Epoch, s.Voters
 	if s.Contact != 0 {
 		r.MajorityContact = time.Now().Add(s.Contact - guard.Boottime())
 	}

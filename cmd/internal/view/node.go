@@ -137,7 +137,14 @@ func (s *situation) lag(m *member) *Lag {
 		return nil
 	}
 	head := max(p.report.Durable, p.report.Committed)
-	l := &Lag{Bytes: head.Sub(m.report.Durable), ApplyBytes: head.Sub(m.report.Applied), Seconds: m.report.Delay.Seconds()}
+	l := &Lag{Bytes: head.Sub(m.report.Durable), ApplyBytes: head.Sub(m.report.Applied)}
+	k := linkOf(p.report, m.Name)
+	l.Seconds = k.Delay.Seconds()
+	if k.Acked != 0 && p.fresh() {
+		// One node's numbers of one instant, where two reports would differ by
+		// what was written between them.
+		l.Bytes, l.ApplyBytes = head.Sub(k.Acked), head.Sub(k.Applied)
+	}
 	if m.Kind == facts.KindWitness {
 		l.ApplyBytes = l.Bytes
 	}
@@ -164,6 +171,16 @@ func (s *situation) link(m *member) Link {
 		}
 	}
 	return Link{State: "down"}
+}
+
+// linkOf is what a primary says of its link to a peer; zero when nothing.
+func linkOf(r decide.Report, peer string) decide.Link {
+	for _, l := range r.Links {
+		if l.Peer == peer {
+			return l
+		}
+	}
+	return decide.Link{}
 }
 
 func linkTo(r decide.Report, peer string) (Link, bool) {

@@ -1,6 +1,8 @@
 package view_test
 
 import (
+	"slices"
+
 	"bytes"
 	"encoding/json"
 	"flag"
@@ -73,6 +75,18 @@ func silence(in *view.Input, node string, d time.Duration) {
 	h.At = now.Add(-d)
 	in.Heard[node] = h
 	link(in, node, "connecting")
+}
+
+// delay makes main say how far behind a peer is in time.
+func delay(in *view.Input, peer string, d time.Duration) {
+	h := in.Heard["main"]
+	h.Report.Links = slices.Clone(h.Report.Links)
+	for i := range h.Report.Links {
+		if h.Report.Links[i].Peer == peer {
+			h.Report.Links[i].Delay = d
+		}
+	}
+	in.Heard["main"] = h
 }
 
 func link(in *view.Input, peer, state string) {
@@ -172,7 +186,8 @@ var scenarios = []struct {
 	}},
 	{"Async", view.LevelDegraded, "async", func(in *view.Input) {
 		in.State.Policy.Durability = facts.Async
-		in.Self.Durable, in.Self.Applied, in.Self.Delay = 0x4F00000, 0x4E00000, 400*time.Millisecond
+		in.Self.Durable, in.Self.Applied = 0x4F00000, 0x4E00000
+		delay(in, "backup", 400*time.Millisecond)
 	}},
 	{"AsyncNobodyFollows", view.LevelDegraded, "async", func(in *view.Input) {
 		in.State.Policy.Durability = facts.Async
@@ -185,7 +200,8 @@ var scenarios = []struct {
 	}},
 	{"BackupCatchesUp", view.LevelDegraded, "no-spare", func(in *view.Input) {
 		link(in, "backup", "catching up")
-		in.Self.Durable, in.Self.Applied, in.Self.Delay = 0x4000000, 0x3900000, 75*time.Second
+		in.Self.Durable, in.Self.Applied = 0x4000000, 0x3900000
+		delay(in, "backup", 75*time.Second)
 	}},
 	{"FiveVotersOneAway", view.LevelDegraded, "voter-away", func(in *view.Input) {
 		fiveVoters(in)

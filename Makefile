@@ -1,0 +1,68 @@
+# Everything works from a bare clone on Linux with Go and make; what a target
+# needs besides, it installs or asks for in one sentence.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# The demo's directory: must be reachable for user postgres when run as root.
+DIR ?=
+# Time for each fuzz target.
+FUZZTIME ?= 60s
+# The linter, run without being a dependency of the module.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all build demo demo-stop test race fuzz cover bench lint fmt clean help
+.DEFAULT_GOAL := build
+
+all: build lint test
+
+## build: make bin/understudy, one static program
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/understudy ./cmd/understudy
+
+## demo: build, and run three nodes with a real PostgreSQL until Ctrl-C (DIR=directory, ARGS=more flags)
+demo: build
+	scripts/install-postgres.sh
+	bin/understudy demo --dir "$$(scripts/demo-dir.sh '$(DIR)')" $(ARGS)
+
+## demo-stop: stop a demo that runs in the background
+demo-stop:
+	bin/understudy demo stop --dir "$$(scripts/demo-dir.sh '$(DIR)')"
+
+## test: the whole ladder: vet, unit and property, arch, integration with real PostgreSQL
+test:
+	@GO='$(GO)' scripts/test.sh
+
+## race: the same tests under the race detector (needs a C compiler)
+race:
+	@GO='$(GO)' scripts/race.sh
+
+## fuzz: every fuzz target for FUZZTIME each
+fuzz:
+	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz.sh
+
+## cover: run all tests once, print coverage by package, write bin/cover.html
+cover:
+	@GO='$(GO)' scripts/cover.sh
+
+## bench: compare with PostgreSQL's own replication on this machine
+bench: build
+	$(GO) run ./test/bench $(ARGS)
+
+## lint: gofmt, vet, staticcheck
+lint:
+	@test -z "$$(gofmt -l .)" || { echo "lint: not formatted (run make fmt):"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+## fmt: format all Go files
+fmt:
+	gofmt -w .
+
+## clean: remove what make build and make cover wrote
+clean:
+	rm -rf bin
+
+## help: this list
+help:
+	@sed -n 's/^## //p' Makefile

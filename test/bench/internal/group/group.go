@@ -1,0 +1,270 @@
+// Package group runs an Understudy playground for measurements: three daemons
+// and two PostgreSQL servers on loopback, through the program's own demo
+// command, and single daemons killed and brought back.
+package group
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"understudy/shipper/pos"
+	"understudy/test/bench/internal/pg"
+)
+
+// Nodes are the playground's nodes in the order of their ports.
+var Nodes = [3]string{"main", "backup", "witness"}
+
+// httpOffset is the playground's base port to main's HTTP port.
+const httpOffset = 11
+
+const (
+	startWithin   = 3 * time.Minute
+	healthyWithin = 5 * time.Minute
+	stopWithin    = 2 * time.Minute
+	replyWithin   = 2 * time.Second
+	maxReply      = 1 << 20
+)
+
+// Group is one playground.
+type Group struct {
+	Dir     string
+	Port    int
+	http    *http.Client
+	program string
+}
+
+// Status is the part of a node's status document that measurements look at.
+type Status struct {
+	Node  string `json:"node"`
+	Group struct {
+		Primary string `json:"primary"`
+		Safe    struct {
+			Level    string `json:"level"`
+			Sentence string `json:"sentence"`
+		} `json:"safe"`
+	} `json:"group"`
+	Nodes []Node `json:"nodes"`
+}
+
+// Node is one node in a status document.
+type Node struct {
+	Name     string  `json:"name"`
+	Presence string  `json:"presence"`
+	Durable  pos.LSN `json:"durable"`
+	Applied  pos.LSN `json:"applied"`
+	Link     struct {
+		State string `json:"state"`
+	} `json:"link"`
+	WALVoter    bool `json:"wal_voter"`
+	LedgerVoter bool `json:"ledger_voter"`
+}
+
+// Start makes a playground in dir, which the database account can enter, and
+// returns when it is healthy. Stop must be called also after an error.
+func Start(ctx context.Context, program, dir string, port int) (*Group, error) {
+	g := &Group{Dir: dir, Port: port, program: program, http: &http.Client{Timeout: replyWithin}}
+	ctx, cancel := context.WithTimeout(ctx, startWithin)
+	defer cancel()
+	return g, g.demo(ctx, "--dir", dir, "--port", strconv.Itoa(port), "--detach")
+}
+
+func (g *Group) demo(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, g.program, append([]string{"demo"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = stopWithin
+	out, err := os.CreateTemp("", "understudy-demo-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close() // a file, since the daemons would hold a pipe open
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		b, _ := os.ReadFile(out.Name())
+		return fmt.Errorf("understudy demo: %w: %s", err, strings.TrimSpace(string(b[max(0, len(b)-2000):])))
+	}
+	return nil
+}
+
+// Stop ends the playground: all daemons and servers in it.
+func (g *Group) Stop() error {
+	if g == nil {
+		return nil
+	}
+	if _, err := os.Stat(g.config("main")); err != nil {
+		return nil // it was never made
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	return g.demo(ctx, "stop", "--dir", g.Dir)
+}
+
+// Main is the primary's PostgreSQL.
+func (g *Group) Main() pg.Server { return pg.Server{Port: g.Port + 1} }
+
+// Backup is the standby's PostgreSQL.
+func (g *Group) Backup() pg.Server { return pg.Server{Port: g.Port + 2} }
+
+func (g *Group) config(node string) string  { return filepath.Join(g.Dir, node, "understudy.yaml") }
+func (g *Group) pidFile(node string) string { return filepath.Join(g.Dir, node, "daemon.pid") }
+
+// PID is the process id of a node's daemon, zero when it does not run.
+func (g *Group) PID(node string) int {
+	pid := readPID(g.pidFile(node))
+	if pid == 0 {
+		return 0
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !strings.Contains(string(b), g.config(node)) {
+		return 0 // ended; the number may belong to another process now
+	}
+	return pid
+}
+
+// ServerPID is the process id of a data node's postmaster, zero without one.
+func (g *Group) ServerPID(node string) int {
+	return readPID(filepath.Join(g.Dir, node, "pgdata", "postmaster.pid"))
+}
+
+// readPID reads the number in a file's first line.
+func readPID(path string) int {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	s.Scan()
+	pid, _ := strconv.Atoi(strings.TrimSpace(s.Text()))
+	return max(pid, 0)
+}
+
+// Signal sends sig to a node's daemon alone and returns at once.
+func (g *Group) Signal(node string, sig syscall.Signal) error {
+	pid := g.PID(node)
+	if pid == 0 {
+		return fmt.Errorf("the daemon of %s does not run", node)
+	}
+	return syscall.Kill(pid, sig)
+}
+
+// Kill ends a node's daemon with SIGKILL and returns when it is gone.
+func (g *Group) Kill(ctx context.Context, node string) error {
+	if err := g.Signal(node, syscall.SIGKILL); err != nil {
+		return err
+	}
+	return pg.Until(ctx, 10*time.Second, "the daemon of "+node+" is gone", func() (bool, error) { return g.PID(node) == 0, nil })
+}
+
+// StartDaemon starts a node's daemon, as the demo does, and returns at once.
+func (g *Group) StartDaemon(node string) error {
+	log, err := os.OpenFile(filepath.Join(g.Dir, node, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(filepath.Join(g.Dir, "bin", "understudy"), "run", "--config", g.config(node))
+	cmd.Dir, cmd.Stdout, cmd.Stderr = g.Dir, log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the daemon of %s: %w", node, err)
+	}
+	go cmd.Wait() // it ends with the playground
+	return os.WriteFile(g.pidFile(node), []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644)
+}
+
+// Status asks a node's daemon.
+func (g *Group) Status(ctx context.Context, node string) (Status, error) {
+	var st Status
+	i := 0
+	for j, n := range Nodes {
+		if n == node {
+			i = j
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/v1/status", g.Port+httpOffset+i), nil)
+	if err != nil {
+		return st, err
+	}
+	resp, err := g.http.Do(req)
+	if err != nil {
+		return st, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return st, fmt.Errorf("status of %s: %s", node, resp.Status)
+	}
+	err = json.NewDecoder(http.MaxBytesReader(nil, resp.Body, maxReply)).Decode(&st)
+	return st, err
+}
+
+// Self is what a node's own daemon says of itself.
+func (g *Group) Self(ctx context.Context, node string) (Node, error) {
+	st, err := g.Status(ctx, node)
+	if err != nil {
+		return Node{}, err
+	}
+	for _, n := range st.Nodes {
+		if n.Name == node {
+			return n, nil
+		}
+	}
+	return Node{}, fmt.Errorf("the daemon of %s does not know itself yet", node)
+}
+
+// Settled tells whether everything of a group that is whole is in place: main
+// is the primary, every node votes, streams, and has what main had flushed.
+func (s Status) Settled() bool {
+	if s.Group.Primary != "main" || s.Group.Safe.Level != "safe" || len(s.Nodes) != len(Nodes) {
+		return false
+	}
+	var head pos.LSN
+	for _, n := range s.Nodes {
+		if n.Name == "main" {
+			head = n.Durable
+		}
+	}
+	for _, n := range s.Nodes {
+		if !n.WALVoter || !n.LedgerVoter || n.Presence == "silent" || n.Presence == "never" || n.Durable < head {
+			return false
+		}
+		if n.Name == "backup" && n.Applied < head || n.Name != "main" && n.Link.State != "streaming" {
+			return false
+		}
+	}
+	return true
+}
+
+// WaitSettled waits until main's daemon says that the group is Settled. It
+// gives up at once when another node has become the primary: nothing that is
+// measured here may cause that.
+func (g *Group) WaitSettled(ctx context.Context) error {
+	last := "no daemon answered"
+	err := pg.Until(ctx, healthyWithin, "the group is healthy", func() (bool, error) {
+		st, err := g.Status(ctx, "main")
+		if err != nil {
+			return false, nil
+		}
+		last = st.Group.Safe.Sentence
+		if p := st.Group.Primary; p != "" && p != "main" {
+			return false, errors.New("there was a failover to " + p)
+		}
+		return st.Settled(), nil
+	})
+	if err != nil {
+		err = fmt.Errorf("%w; its last word: %s", err, last)
+	}
+	return err
+}

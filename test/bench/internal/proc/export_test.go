@@ -1,0 +1,6 @@
+package proc
+
+var (
+	ParseStat = parseStat
+	Field     = field
+)

@@ -1,0 +1,209 @@
+// Command bench measures Understudy side by side with what PostgreSQL has on
+// board: synchronous streaming, pg_receivewal and its own standby, in
+// alternating rounds on one machine and one disk. It prints Markdown; see the
+// flags for what to measure.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"understudy/test/bench/internal/doc"
+)
+
+// options are the flags.
+type options struct {
+	only          string
+	rounds        int
+	seconds       int
+	scale         int
+	clients       string
+	walMiB        int
+	catchupRounds int
+	kills         int
+	idle          time.Duration
+	rate          float64
+	port          int
+	dir           string
+	program       string
+	pgbin         string
+	write         string
+	perf          bool
+	keep          bool
+}
+
+// part is one section of the report.
+type part struct {
+	name  string
+	title string
+	run   func(context.Context, *bench) (string, error)
+}
+
+// parts is every section, in the order they are measured.
+func parts() []part {
+	return []part{
+		{"commit", "Synchronous commits", commit},
+		{"profile", "Where the time goes", profile},
+		{"lag", "Replay lag", lag},
+		{"kill", "A peer's daemon is killed", kill},
+		{"catchup", "Catching up, and memory", catchup},
+	}
+}
+
+func main() {
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], helperPrefix) {
+		if err := helper(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench helper:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parseFlags(args []string) (options, string, error) {
+	var o options
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.StringVar(&o.only, "only", "", "parts to measure, comma separated: commit, profile, lag, kill, catchup; empty is all")
+	fs.IntVar(&o.rounds, "rounds", 9, "alternating rounds of commit and lag")
+	fs.IntVar(&o.seconds, "seconds", 30, "length of one run of a load")
+	fs.IntVar(&o.scale, "scale", 50, "pgbench's scale factor")
+	fs.StringVar(&o.clients, "clients", "1,8", "numbers of clients of commit, comma separated")
+	fs.IntVar(&o.walMiB, "wal", 4096, "WAL to catch up with, in MiB")
+	fs.IntVar(&o.catchupRounds, "catchup-rounds", 3, "alternating rounds of catchup")
+	fs.IntVar(&o.kills, "kills", 5, "kills of each daemon")
+	fs.DurationVar(&o.idle, "idle", 30*time.Second, "rest before the idle memory is read")
+	fs.Float64Var(&o.rate, "rate", 0, "load of lag in transactions per second; zero is 60 % of what native reaches")
+	fs.IntVar(&o.port, "port", 17500, "first port; this one and the next 40 must be free")
+	fs.StringVar(&o.dir, "dir", "/var/tmp", "where the scratch directory is made; user postgres must be able to enter it")
+	fs.StringVar(&o.program, "program", "", "understudy binary; empty builds it")
+	fs.StringVar(&o.pgbin, "pgbin", os.Getenv("UNDERSTUDY_PG_BINDIR"), "directory of PostgreSQL's binaries; empty is the newest installed")
+	fs.StringVar(&o.write, "write", "", "Markdown file whose sections to renew; empty prints only")
+	fs.BoolVar(&o.perf, "perf", false, "profile: add the hottest functions of the primary's daemon, by Linux perf")
+	fs.BoolVar(&o.keep, "keep", false, "leave the scratch directory behind")
+	if err := fs.Parse(args); err != nil {
+		return o, "", err
+	}
+	if fs.NArg() > 0 {
+		return o, "", fmt.Errorf("%q is not a flag", fs.Arg(0))
+	}
+	repeat := "go run ./test/bench"
+	fs.Visit(func(f *flag.Flag) {
+		// What was measured, not where it was done or written.
+		if !slices.Contains([]string{"dir", "program", "pgbin", "write", "keep", "only", "port"}, f.Name) {
+			repeat += fmt.Sprintf(" -%s=%s", f.Name, f.Value)
+		}
+	})
+	return o, repeat, o.validate()
+}
+
+func (o options) validate() error {
+	for name, v := range map[string]int{"rounds": o.rounds, "seconds": o.seconds, "scale": o.scale, "wal": o.walMiB, "catchup-rounds": o.catchupRounds, "kills": o.kills} {
+		if v < 1 {
+			return fmt.Errorf("-%s must be at least 1", name)
+		}
+	}
+	if _, err := o.chosen(); err != nil {
+		return err
+	}
+	_, err := o.clientCounts()
+	return err
+}
+
+// chosen are the parts that -only names.
+func (o options) chosen() ([]part, error) {
+	all := parts()
+	if o.only == "" {
+		return all, nil
+	}
+	names := strings.Split(o.only, ",")
+	for _, n := range names {
+		if !slices.ContainsFunc(all, func(p part) bool { return p.name == n }) {
+			return nil, fmt.Errorf("-only: there is no part %q", n)
+		}
+	}
+	return slices.DeleteFunc(all, func(p part) bool { return !slices.Contains(names, p.name) }), nil
+}
+
+func (o options) clientCounts() ([]int, error) {
+	var out []int
+	for s := range strings.SplitSeq(o.clients, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > 90 {
+			return nil, fmt.Errorf("-clients: %q is not a number from 1 to 90", s)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	o, repeat, err := parseFlags(args)
+	if err != nil {
+		return err
+	}
+	todo, err := o.chosen()
+	if err != nil {
+		return err
+	}
+	b, err := newBench(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	machine, err := b.machine(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range todo {
+		b.say("%s", p.title)
+		body, err := p.run(ctx, b)
+		if err != nil {
+			if ctx.Err() != nil {
+				return errors.New("interrupted")
+			}
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		body = fmt.Sprintf("## %s\n\n%s\n\n%s  \nTo repeat: `%s -only=%s`\n", p.title, strings.TrimSpace(body), machine, repeat, p.name)
+		fmt.Println(body)
+		if o.write != "" {
+			if err := doc.Write(o.write, p.name, body); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// build makes the understudy binary in dir from the module this runs in.
+func build(ctx context.Context, dir string) (string, error) {
+	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	root := filepath.Dir(strings.TrimSpace(string(mod)))
+	if err != nil || root == "." {
+		return "", errors.New("not inside the module: run from the repository, or name the understudy binary with -program")
+	}
+	out := filepath.Join(dir, "understudy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", out, "./cmd/understudy")
+	cmd.Dir = root
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build understudy: %w: %s", err, msg)
+	}
+	return out, nil
+}

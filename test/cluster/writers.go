@@ -1,0 +1,272 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Writers insert rows (writer, seq) into the table acked, each seq once, one
+// commit per row, and remember every commit that was acknowledged to them.
+type Writers struct {
+	g     *Group
+	stop  chan struct{}
+	abort context.CancelFunc
+	wg    sync.WaitGroup
+	once  sync.Once
+
+	mu     sync.Mutex
+	acked  map[row]bool // rows tried; true once acknowledged
+	times  []time.Time  // of the acknowledgements, in order
+	began  time.Time
+	failed int // inserts and connects that failed
+	last   error
+}
+
+type row struct {
+	writer int
+	seq    int64
+}
+
+// think is a writer's pause between two commits, so that the load leaves the
+// machine to what is tested.
+const think = 2 * time.Millisecond
+
+// Writers starts n of them against the primary, wherever it is, and returns
+// when one commit was acknowledged. The test's end stops them.
+func (g *Group) Writers(t testing.TB, n int) *Writers {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, g.DSN())
+	if err != nil {
+		t.Fatalf("writers: %v", err)
+	}
+	// No key: a row that is there twice must be seen.
+	_, err = c.Exec(ctx, "drop table if exists acked; create table acked (writer int not null, seq bigint not null)")
+	c.Close(ctx)
+	if err != nil {
+		t.Fatalf("writers: make the table: %v", err)
+	}
+	w := &Writers{g: g, stop: make(chan struct{}), acked: map[row]bool{}, began: time.Now()}
+	ctx, w.abort = context.WithCancel(context.Background())
+	for i := range n {
+		w.wg.Go(func() { w.write(ctx, i) })
+	}
+	t.Cleanup(func() { w.Stop() })
+	w.WaitMore(t, 1, 20*time.Second)
+	return w
+}
+
+// write is one writer's life.
+func (w *Writers) write(ctx context.Context, id int) {
+	var c *pgx.Conn
+	defer func() {
+		if c != nil {
+			c.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	for seq := int64(1); ; {
+		select {
+		case <-w.stop:
+			return
+		case <-time.After(think):
+		}
+		var err error
+		if c == nil || c.IsClosed() {
+			cctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			c, err = pgx.Connect(cctx, w.g.DSN())
+			cancel()
+			if err != nil {
+				c = nil
+				w.fail(err)
+				continue
+			}
+		}
+		r := row{id, seq}
+		seq++ // an insert with an unknown end is never tried again
+		w.note(r, false)
+		if _, err = c.Exec(ctx, "insert into acked values ($1, $2)", id, r.seq); err != nil {
+			w.fail(err)
+			c.Close(context.WithoutCancel(ctx))
+			continue
+		}
+		w.note(r, true)
+	}
+}
+
+func (w *Writers) note(r row, acked bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.acked[r] = acked
+	if acked {
+		w.times = append(w.times, time.Now())
+	}
+}
+
+func (w *Writers) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failed++
+	w.last = err
+}
+
+// Acked is how many commits were acknowledged so far.
+func (w *Writers) Acked() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.times)
+}
+
+// Failures is how many inserts and connects failed so far, and the last error.
+func (w *Writers) Failures() (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failed, w.last
+}
+
+// LongestGap is the longest time after since in which no commit of any writer
+// was acknowledged. It counts up to now while the writers run.
+func (w *Writers) LongestGap(since time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last, longest := since, time.Duration(0)
+	if last.Before(w.began) {
+		last = w.began
+	}
+	for _, at := range w.times {
+		if at.Before(last) {
+			continue
+		}
+		longest = max(longest, at.Sub(last))
+		last = at
+	}
+	select {
+	case <-w.stop:
+		return longest
+	default:
+		return max(longest, time.Since(last))
+	}
+}
+
+// WaitMore waits until n further commits were acknowledged.
+func (w *Writers) WaitMore(t testing.TB, n int, d time.Duration) {
+	t.Helper()
+	want := w.Acked() + n
+	deadline := time.Now().Add(d)
+	for w.Acked() < want {
+		if time.Now().After(deadline) {
+			_, err := w.Failures()
+			t.Fatalf("after %s still not: %d acknowledged commits (have %d); last error: %v", d, want, w.Acked(), err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Stop ends the writers; commits that still wait after 5 s are given up, and
+// their end is unknown.
+func (w *Writers) Stop() {
+	w.once.Do(func() {
+		close(w.stop)
+		done := make(chan struct{})
+		go func() { w.wg.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(5 * time.Second):
+		}
+		w.abort()
+		<-done
+	})
+}
+
+// CheckNoneLost stops the writers and checks that every acknowledged row is on
+// the primary exactly once, that no row is there that nobody wrote, and that
+// the standby has the same rows once it has caught up.
+func (w *Writers) CheckNoneLost(t testing.TB) {
+	t.Helper()
+	w.Stop()
+	st := w.g.WaitStatus(t, 30*time.Second, "an open primary", func(s Status) bool { return s.Group.Phase == "opened" })
+	primary, standby := w.g.Node(st.Group.Primary), w.g.Backup
+	if primary == standby {
+		standby = w.g.Main
+	}
+	have, err := rows(primary)
+	if err != nil {
+		t.Fatalf("read the rows of %s: %v", primary.Name, err)
+	}
+	w.mu.Lock()
+	n := len(w.times)
+	for r, acked := range w.acked {
+		if c := have[r]; c > 1 || acked && c == 0 {
+			t.Errorf("row %d/%d, acknowledged %v, is on %s %d times", r.writer, r.seq, acked, primary.Name, c)
+		}
+	}
+	for r := range have {
+		if _, tried := w.acked[r]; !tried {
+			t.Errorf("row %d/%d is on %s, nobody wrote it", r.writer, r.seq, primary.Name)
+		}
+	}
+	w.mu.Unlock()
+	sameRows(t, primary, standby)
+	t.Logf("%d acknowledged commits, none lost", n)
+}
+
+func rows(n *Node) (map[row]int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	c, err := n.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	rs, err := c.Query(ctx, "select writer, seq from acked")
+	if err != nil {
+		return nil, err
+	}
+	out := map[row]int{}
+	for rs.Next() {
+		var r row
+		if err := rs.Scan(&r.writer, &r.seq); err != nil {
+			return nil, err
+		}
+		out[r]++
+	}
+	return out, rs.Err()
+}
+
+const digest = "select count(*) || ' ' || coalesce(md5(string_agg(writer || '/' || seq, ' ' order by writer, seq)), '') from acked"
+
+// sameRows waits until the standby has replayed what the primary has written
+// and compares the two tables.
+func sameRows(t testing.TB, primary, standby *Node) {
+	t.Helper()
+	want := primary.Query(t, digest)
+	CatchUp(t, primary, standby)
+	if got := standby.Query(t, digest); got != want {
+		t.Errorf("rows and digest on %s are %s, on %s %s", standby.Name, got, primary.Name, want)
+	}
+}
+
+// CatchUp waits until the standby has replayed all that the primary has
+// written when it is called.
+func CatchUp(t testing.TB, primary, standby *Node) {
+	t.Helper()
+	end := primary.Query(t, "select pg_current_wal_insert_lsn()")
+	var err error
+	var got string
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		got, err = standby.TryQuery(fmt.Sprintf("select coalesce(pg_last_wal_replay_lsn() >= '%s', false)", end))
+		if err == nil && got == "t" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after a minute %s has not replayed %s: %v", standby.Name, end, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

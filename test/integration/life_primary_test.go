@@ -1,0 +1,217 @@
+package integration_test
+
+import (
+	"testing"
+	"time"
+
+	"understudy/test/cluster"
+)
+
+// TestPrimary_DaemonRestarts: the daemon is not the database. A restart that
+// is announced or quick costs clients a pause, not their connections.
+func TestPrimary_DaemonRestarts(t *testing.T) {
+	t.Parallel()
+	g := healthy(t)
+
+	for _, c := range []struct {
+		name string
+		end  func(testing.TB)
+	}{
+		{"Announced", g.Main.Term},
+		{"KilledAndBackAtOnce", g.Main.Kill},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g.WaitHealthy(t)
+			before, pid := epoch(t, g), g.Main.PostgresPID()
+			w := g.Writers(t, 4)
+			w.WaitMore(t, 20, 10*time.Second)
+			failed, _ := w.Failures()
+			ended := time.Now()
+			c.end(t)
+			g.Main.Start(t)
+			w.WaitMore(t, 100, 20*time.Second)
+			t.Logf("commits paused for %s", w.LongestGap(ended).Round(10*time.Millisecond))
+			if now := g.Main.PostgresPID(); now != pid {
+				t.Errorf("postmaster %d, %d before the restart", now, pid)
+			}
+			if now, err := w.Failures(); now != failed {
+				t.Errorf("%d commits failed over a restart of the daemon: %v", now-failed, err)
+			}
+			g.WaitHealthy(t)
+			if e := epoch(t, g); e != before {
+				t.Errorf("epoch %s, %s before the restart", e, before)
+			}
+			w.CheckNoneLost(t)
+		})
+	}
+
+	t.Run("AnnouncedAndLate", func(t *testing.T) {
+		// Longer than the lease of a daemon that is gone, within the grace of
+		// one that announced its restart.
+		g.WaitHealthy(t)
+		before, pid := epoch(t, g), g.Main.PostgresPID()
+		w := g.Writers(t, 2)
+		failed, _ := w.Failures()
+		g.Main.Term(t)
+		waits(t, w, 3*time.Second)
+		g.Main.Start(t)
+		w.WaitMore(t, 50, 20*time.Second)
+		if now := g.Main.PostgresPID(); now != pid {
+			t.Errorf("postmaster %d, %d before the restart", now, pid)
+		}
+		if now, err := w.Failures(); now != failed {
+			t.Errorf("%d commits failed over a restart of the daemon: %v", now-failed, err)
+		}
+		g.WaitHealthy(t)
+		if e := epoch(t, g); e != before {
+			t.Errorf("epoch %s, %s before the restart", e, before)
+		}
+		w.CheckNoneLost(t)
+	})
+
+	t.Run("KilledAndLate", func(t *testing.T) {
+		g.WaitHealthy(t)
+		before := epoch(t, g)
+		w := g.Writers(t, 4)
+		killed := time.Now()
+		g.Main.Kill(t)
+		gone(t, g.Main, 1500*time.Millisecond)
+		for time.Since(killed) < 3*time.Second {
+			if g.Main.PortOpen() {
+				t.Fatal("a lost primary answers again without its daemon")
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		g.Main.Start(t)
+		reopened(t, g, before)
+		w.WaitMore(t, 50, 20*time.Second)
+		w.CheckNoneLost(t)
+	})
+}
+
+// TestPrimary_Crashes: whatever kills the primary's server, the group opens it
+// again in a new epoch by itself, and nothing acknowledged is lost.
+func TestPrimary_Crashes(t *testing.T) {
+	t.Parallel()
+	g := healthy(t)
+
+	t.Run("Postmaster", func(t *testing.T) {
+		g.WaitHealthy(t)
+		before, standby := epoch(t, g), g.Backup.PostgresPID()
+		w := g.Writers(t, 4)
+		w.WaitMore(t, 50, 10*time.Second)
+		killed := time.Now()
+		g.Main.KillPostgres(t)
+		reopened(t, g, before)
+		w.WaitMore(t, 50, 20*time.Second)
+		t.Logf("commits paused for %s", w.LongestGap(killed).Round(10*time.Millisecond))
+		if pid := g.Backup.PostgresPID(); pid != standby {
+			t.Errorf("the standby's postmaster is %d, %d before: a new epoch on the same timeline needs no restart of it", pid, standby)
+		}
+		w.CheckNoneLost(t)
+	})
+
+	t.Run("Backend", func(t *testing.T) {
+		// A crashed backend would make PostgreSQL restart itself and open with
+		// commits visible that nobody acknowledged.
+		g.WaitHealthy(t)
+		before := epoch(t, g)
+		w := g.Writers(t, 4)
+		w.WaitMore(t, 20, 10*time.Second)
+		killBackend(t, g.Main)
+		reopened(t, g, before)
+		w.WaitMore(t, 50, 20*time.Second)
+		w.CheckNoneLost(t)
+	})
+
+	t.Run("Machine", func(t *testing.T) {
+		g.WaitHealthy(t)
+		before := epoch(t, g)
+		w := g.Writers(t, 4)
+		w.WaitMore(t, 50, 10*time.Second)
+		g.Main.KillEverything(t)
+		g.Main.Start(t)
+		reopened(t, g, before)
+		w.WaitMore(t, 50, 20*time.Second)
+		w.CheckNoneLost(t)
+	})
+
+	t.Run("Guard", func(t *testing.T) {
+		// Without its guard a server has no lease; it must not outlive it.
+		g.WaitHealthy(t)
+		before := epoch(t, g)
+		w := g.Writers(t, 4)
+		w.WaitMore(t, 20, 10*time.Second)
+		pid, guard := g.Main.PostgresPID(), g.Main.GuardPID()
+		if guard == 0 {
+			t.Fatal("PostgreSQL of main runs without a guard")
+		}
+		cluster.Kill(t, guard)
+		cluster.Eventually(t, 2*time.Second, "the end of the unguarded postmaster", func() bool { return g.Main.PostgresPID() != pid })
+		reopened(t, g, before)
+		w.WaitMore(t, 50, 20*time.Second)
+		w.CheckNoneLost(t)
+	})
+}
+
+// killBackend kills one server process of an ordinary client.
+func killBackend(t *testing.T, n *cluster.Node) {
+	t.Helper()
+	pid := n.Query(t, "select pid from pg_stat_activity where backend_type = 'client backend' and query like 'insert into acked%' limit 1")
+	cluster.Kill(t, atoi(t, pid))
+}
+
+// TestPrimary_Isolated: a primary that hears no majority is stopped by its
+// guard when its lease ends, and comes back with the majority.
+func TestPrimary_Isolated(t *testing.T) {
+	t.Parallel()
+	g := healthy(t)
+	before := epoch(t, g)
+	w := g.Writers(t, 4)
+	g.Backup.Freeze(t)
+	g.Witness.Freeze(t)
+	frozen := time.Now()
+	gone(t, g.Main, 3*time.Second)
+	if d := time.Since(frozen); d < time.Second {
+		t.Errorf("PostgreSQL ended %s after the last contact: a short pause of the network must not cost the primary", d)
+	}
+	waits(t, w, 500*time.Millisecond)
+	g.Backup.Thaw(t)
+	g.Witness.Thaw(t)
+	reopened(t, g, before)
+	w.WaitMore(t, 50, 20*time.Second)
+	w.CheckNoneLost(t)
+
+	t.Run("Briefly", func(t *testing.T) {
+		g.WaitHealthy(t)
+		before, pid := epoch(t, g), g.Main.PostgresPID()
+		w := g.Writers(t, 4)
+		failed, _ := w.Failures()
+		g.Backup.Freeze(t)
+		g.Witness.Freeze(t)
+		waits(t, w, 300*time.Millisecond)
+		g.Backup.Thaw(t)
+		g.Witness.Thaw(t)
+		w.WaitMore(t, 50, 20*time.Second)
+		if e := epoch(t, g); e != before || g.Main.PostgresPID() != pid {
+			t.Errorf("epoch %s and postmaster %d after a short silence, %s and %d before", e, g.Main.PostgresPID(), before, pid)
+		}
+		if now, err := w.Failures(); now != failed {
+			t.Errorf("%d commits failed over a short silence: %v", now-failed, err)
+		}
+		w.CheckNoneLost(t)
+	})
+
+	t.Run("FrozenItself", func(t *testing.T) {
+		// The daemon of main sleeps: the guard alone must end the server.
+		g.WaitHealthy(t)
+		before := epoch(t, g)
+		w := g.Writers(t, 4)
+		g.Main.Freeze(t)
+		gone(t, g.Main, 3*time.Second)
+		g.Main.Thaw(t)
+		reopened(t, g, before)
+		w.WaitMore(t, 50, 20*time.Second)
+		w.CheckNoneLost(t)
+	})
+}

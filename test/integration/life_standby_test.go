@@ -1,0 +1,250 @@
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"understudy/shipper/pos"
+	"understudy/test/cluster"
+)
+
+func atoi(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// code is the SQLSTATE of an error, "" when it has none.
+func code(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+// TestStandby uses one standby: reads, feedback, tablespaces, WAL by name, and
+// every way to lose its database.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	g := healthy(t, cluster.WithParameter("hot_standby_feedback", "on"))
+
+	t.Run("ReadsAndRefusesWrites", func(t *testing.T) {
+		g.Main.Exec(t, "create table read_me (a int); insert into read_me values (41), (1)")
+		cluster.CatchUp(t, g.Main, g.Backup)
+		if got := g.Backup.Query(t, "select sum(a) from read_me"); got != "42" {
+			t.Errorf("the standby reads %s, want 42", got)
+		}
+		if _, err := g.Backup.TryQuery("insert into read_me values (1)"); code(err) != "25006" {
+			t.Errorf("a write on the standby: %v; want read_only_sql_transaction", err)
+		}
+	})
+
+	t.Run("FeedbackReachesThePrimary", func(t *testing.T) {
+		const held = "select coalesce(max(backend_xmin::text), '') from pg_stat_replication where application_name like 'understudy%'"
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		c, err := g.Backup.Connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close(ctx)
+		tx, err := c.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var xmin string
+		if err := tx.QueryRow(ctx, "select pg_snapshot_xmin(pg_current_snapshot())::text from read_me limit 1").Scan(&xmin); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 { // the primary's own oldest transaction moves on
+			g.Main.Exec(t, "insert into read_me values (0)")
+		}
+		cluster.Eventually(t, 10*time.Second, "the standby's oldest transaction "+xmin+" on the primary", func() bool {
+			return g.Main.Query(t, held) == xmin
+		})
+		if err := tx.Rollback(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cluster.Eventually(t, 10*time.Second, "the feedback moving on", func() bool { return g.Main.Query(t, held) != xmin })
+	})
+
+	t.Run("Tablespace", func(t *testing.T) {
+		g.Main.Exec(t, "create tablespace beside location ''")
+		g.Main.Exec(t, "create table there (a int) tablespace beside; insert into there select generate_series(1, 1000)")
+		cluster.CatchUp(t, g.Main, g.Backup)
+		if got := g.Backup.Query(t, "select count(*) from there"); got != "1000" {
+			t.Errorf("the standby has %s rows of the tablespace, want 1000", got)
+		}
+	})
+
+	t.Run("WALByName", func(t *testing.T) { walByName(t, g) })
+
+	t.Run("ServerKilled", func(t *testing.T) {
+		g.WaitHealthy(t)
+		w := g.Writers(t, 4)
+		before, failed := time.Now(), failures(w)
+		old := g.Backup.PostgresPID()
+		g.Backup.KillPostgres(t)
+		cluster.Eventually(t, 20*time.Second, "the standby's server started again", func() bool {
+			pid := g.Backup.PostgresPID()
+			return pid != 0 && pid != old && g.Backup.Answers()
+		})
+		g.WaitHealthy(t)
+		w.WaitMore(t, 20, 10*time.Second)
+		if gap := w.LongestGap(before); gap > 2*time.Second || failures(w) != failed {
+			t.Errorf("commits paused for %s and %d failed when the standby's server was killed", gap, failures(w)-failed)
+		}
+		w.CheckNoneLost(t)
+	})
+
+	for _, c := range []struct {
+		name    string
+		running bool
+	}{{"WipedWhileRunning", true}, {"WipedWhileStopped", false}} {
+		t.Run(c.name, func(t *testing.T) {
+			g.WaitHealthy(t)
+			w := g.Writers(t, 4)
+			before, failed := time.Now(), failures(w)
+			if !c.running {
+				g.Backup.Interrupt(t)
+			}
+			wipe(t, g.Backup.DataDir())
+			if !c.running {
+				g.Backup.Start(t)
+			}
+			// The ledger knows it as unseeded for a while; healthy before that
+			// is the old answer.
+			cluster.Eventually(t, 40*time.Second, "a new base on the standby", func() bool {
+				_, err := os.Stat(filepath.Join(g.Backup.DataDir(), "global", "pg_control"))
+				return err == nil && g.Backup.PostgresPID() != 0 && g.Backup.Answers()
+			})
+			g.WaitHealthy(t)
+			w.WaitMore(t, 20, 10*time.Second)
+			if gap := w.LongestGap(before); gap > 3*time.Second || failures(w) != failed {
+				t.Errorf("commits paused for %s and %d failed while the standby was seeded", gap, failures(w)-failed)
+			}
+			w.CheckNoneLost(t)
+			if got := g.Backup.Query(t, "select count(*) from there"); got != "1000" {
+				t.Errorf("the new base has %s rows of the tablespace, want 1000", got)
+			}
+		})
+	}
+}
+
+func failures(w *cluster.Writers) int {
+	n, _ := w.Failures()
+	return n
+}
+
+// wipe empties a directory, also while others create files in it.
+func wipe(t *testing.T, dir string) {
+	t.Helper()
+	cluster.Eventually(t, 5*time.Second, "an empty "+filepath.Base(dir), func() bool {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			os.RemoveAll(filepath.Join(dir, e.Name())) // tried again
+		}
+		return len(entries) == 0 || !exists(filepath.Join(dir, "global", "pg_control"))
+	})
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+var segment = regexp.MustCompile(`^[0-9A-F]{24}$`)
+
+// walByName checks what restore_command is given. PostgreSQL replaces its own
+// newer segment by what it gets, so a segment that it has complete, or that
+// holds the end of the log, is never given.
+func walByName(t *testing.T, g *cluster.Group) {
+	g.WaitHealthy(t)
+	for range 2 {
+		g.Main.Exec(t, "insert into there select generate_series(1, 1000); select pg_switch_wal()")
+	}
+	g.Main.Exec(t, "insert into there select generate_series(1, 200000)")
+	g.Main.Exec(t, "delete from there where a > 1000; truncate there; insert into there select generate_series(1, 1000)")
+	cluster.CatchUp(t, g.Main, g.Backup)
+	end, err := pos.ParseLSN(g.Backup.Query(t, "select pg_last_wal_receive_lsn()"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const segSize = 16 << 20
+	open := pos.SegName(1, end, segSize)
+	dir := filepath.Join(g.Backup.DataDir(), "pg_wal")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole []string
+	for _, e := range entries {
+		if !segment.MatchString(e.Name()) {
+			continue
+		}
+		if e.Name() < open {
+			whole = append(whole, e.Name())
+		}
+		if out, code := walGet(t, g.Backup, e.Name()); code != 1 {
+			t.Errorf("wal-get %s, which is in pg_wal (the log ends in %s): exit code %d, %d bytes; want 1", e.Name(), open, code, len(out))
+		}
+	}
+	if _, code := walGet(t, g.Backup, pos.SegName(1, end+segSize, segSize)); code != 1 {
+		t.Errorf("wal-get of a segment that does not exist yet: exit code %d, want 1", code)
+	}
+	if len(whole) < 2 {
+		t.Fatalf("pg_wal holds %d whole segments before %s, want 2", len(whole), open)
+	}
+	// One that PostgreSQL has replayed and does not have is given, whole.
+	name := whole[len(whole)-1]
+	want, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	aside := filepath.Join(g.Backup.Dir, name)
+	if err := os.Rename(filepath.Join(dir, name), aside); err != nil {
+		t.Fatal(err)
+	}
+	got, code := walGet(t, g.Backup, name)
+	if err := os.Rename(aside, filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
+	if code != 0 || !bytes.Equal(got, want) {
+		t.Errorf("wal-get %s, which is not in pg_wal: exit code %d, %d bytes, equal %v", name, code, len(got), bytes.Equal(got, want))
+	}
+}
+
+// walGet runs the restore_command of a node by hand.
+func walGet(t *testing.T, n *cluster.Node, name string) ([]byte, int) {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "segment")
+	cmd := exec.Command(cluster.Binary(t), "wal-get", "--socket", filepath.Join(n.RunDir(), "wal", "get.sock"), name, to)
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	b, _ := os.ReadFile(to)
+	if err != nil && b != nil {
+		t.Errorf("wal-get %s failed and left a file", name)
+	}
+	return b, cmd.ProcessState.ExitCode()
+}
