@@ -179,6 +179,10 @@ func (a *Agent) running() *guard.Client {
 // Run follows the ledger until ctx ends. The cause of ctx decides what becomes
 // of the server: ErrRestarting leaves it running, anything else stops it.
 func (a *Agent) Run(ctx context.Context) {
+	if !a.settle(ctx) {
+		a.abandon(context.Cause(ctx))
+		return
+	}
 	var cur life
 	defer func() { cur.end(context.Cause(ctx)) }()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -192,7 +196,9 @@ func (a *Agent) Run(ctx context.Context) {
 				cur = life{}
 			}
 			if err := a.fence(ctx, e, st); err != nil && ctx.Err() == nil {
-				a.log.Warn("fence", "epoch", e.String(), "error", err)
+				// Refused as past fencing when the group went on meanwhile: the
+				// promise is kept all the same.
+				a.log.Info("fence", "epoch", e.String(), "error", err)
 			}
 			st = a.cfg.Ledger.State()
 		}
@@ -206,6 +212,42 @@ func (a *Agent) Run(ctx context.Context) {
 		case <-changed:
 		case <-tick.C:
 		}
+	}
+}
+
+// settle waits until the ledger's state here is as new as a majority knew after
+// this daemon began. While Raft replays its log the state passes through every
+// role that this node ever had; none of them may be acted on. A node that is no
+// member has nothing to wait for, and nothing it could do wrong.
+func (a *Agent) settle(ctx context.Context) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := a.read(ctx)
+		for err == nil && ctx.Err() == nil && a.cfg.Ledger.State().Version < st.Version {
+			<-tick.C
+		}
+		if err == nil && ctx.Err() == nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+// abandon leaves before the ledger was heard: a server of an earlier daemon is
+// stopped only when that was asked for.
+func (a *Agent) abandon(cause error) {
+	g := a.running()
+	switch {
+	case g == nil:
+	case errors.Is(cause, ErrStopping):
+		a.stopServer(g, guard.Fast, 2*time.Second)
+	default:
+		g.Detach()
 	}
 }
 
@@ -247,8 +289,8 @@ func (a *Agent) inside(ctx context.Context, as role.Assignment) {
 		a.setRole(decide.RoleNone)
 	case role.Standby:
 		a.standby(ctx)
-	case role.Hold, role.Wait:
-		if g := a.running(); g != nil && g.Tag().Role == tagPrimary {
+	case role.Hold:
+		if g := a.running(); g != nil && g.Tag().Role == tagPrimary && g.Tag().Epoch.Less(a.cfg.Ledger.State().Primary.Epoch) {
 			a.stopServer(g, guard.Immediate, 10*time.Second)
 		}
 	}

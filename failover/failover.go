@@ -44,6 +44,9 @@ type PrimaryRun interface {
 	// SetState tells of new members and voters; it returns when acknowledgements
 	// are counted by them.
 	SetState(s facts.State)
+	// SetAsync says whether the server is told "flushed" for all it has written
+	// or for what a majority holds.
+	SetAsync(async bool)
 	// WaitCommitted waits until a majority holds everything below lsn.
 	WaitCommitted(ctx context.Context, lsn pos.LSN) error
 	// Contact is the boot-time clock at which the last heartbeat was sent that a

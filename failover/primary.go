@@ -26,6 +26,9 @@ const (
 	// stopGrace is how long a regular stop waits for the last log to be
 	// acknowledged before it becomes an immediate one.
 	stopGrace = 10 * time.Second
+	// houseEvery is the pace of questions to a running server that nobody waits
+	// for: each is a new connection, which costs the server a process.
+	houseEvery = 5 * time.Second
 	// FloorSlot pins the log that the group still needs in pg_wal.
 	FloorSlot = "understudy_floor"
 )
@@ -158,7 +161,7 @@ func (a *Agent) launch(ctx context.Context, mode pgctl.Mode, tag guard.Tag, leas
 	l := guard.Launch{
 		Socket: a.cfg.GuardSocket, Argv: s.Args(mode), Env: serverEnv(), Dir: "/", LogFile: s.LogFile,
 		UID: s.Account.UID, GID: s.Account.GID, Groups: s.Account.Groups, SetUser: s.Account.Switch,
-		Tag: tag, Lease: lease, Orphan: orphan, Primary: mode.Primary,
+		Tag: tag, Lease: lease, Orphan: orphan, Primary: mode.Primary, Permit: s.PermitFile(),
 	}
 	g, err := guard.Start(ctx, a.cfg.Binary, l)
 	if err != nil {
@@ -251,9 +254,6 @@ func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e po
 	}
 	defer stop()
 	if adopted && st.Primary.Phase == facts.PhaseOpened {
-		if err := g.Extend(0); err != nil { // the announced restart is over
-			a.log.Warn("shorten the lease again", "error", err)
-		}
 		a.set(func(v *decide.Server) { v.State = decide.ServerOpen })
 		a.clearLeaving()
 	} else if err := a.whileLeased(ctx, g, func(ctx context.Context) error { return a.open(ctx, st, run, e) }); err != nil {
@@ -367,7 +367,7 @@ func (a *Agent) clearLeaving() {
 func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e pos.Epoch) error {
 	renew := time.NewTicker(100 * time.Millisecond)
 	defer renew.Stop()
-	house := time.NewTicker(2 * time.Second)
+	house := time.NewTicker(houseEvery)
 	defer house.Stop()
 	work := make(chan struct{}, 1)
 	keeper := make(chan struct{})
@@ -385,6 +385,7 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 		}
 	}
 	kick()
+	heard := false
 	for {
 		changed := a.cfg.Ledger.Changed()
 		run.SetState(a.cfg.Ledger.State())
@@ -400,10 +401,17 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 		case <-house.C:
 			kick()
 		case <-renew.C:
-			if c := run.Contact(); c != 0 {
-				if err := g.Renew(c); err != nil {
-					a.log.Warn("renew the lease", "error", err)
-				}
+			c := run.Contact()
+			if c == 0 {
+				continue
+			}
+			err := g.Renew(c)
+			if err == nil && !heard {
+				heard = true
+				err = g.Extend(0) // an announced restart is over: a majority answers this daemon
+			}
+			if err != nil {
+				a.log.Warn("renew the lease", "error", err)
 			}
 		}
 	}
@@ -425,6 +433,9 @@ func (a *Agent) housekeep(ctx context.Context, run PrimaryRun, e pos.Epoch) {
 	if err != nil {
 		return
 	}
+	if err := a.applyDurability(ctx, st, run, e, f.Flush); err != nil && ctx.Err() == nil {
+		a.log.Warn("apply the durability", "durability", st.Policy.Durability, "error", err)
+	}
 	a.set(func(v *decide.Server) { v.Redo, v.Timeline = f.Redo, f.Timeline })
 	floor := run.Floor(f.Redo, st.Policy.SpoolMaxBytes)
 	if floor == 0 {
@@ -435,6 +446,39 @@ func (a *Agent) housekeep(ctx context.Context, run PrimaryRun, e pos.Epoch) {
 		return
 	}
 	run.SetFloor(floor)
+}
+
+// applyDurability follows the policy on a running server. Towards async the
+// ledger says so before the server stops waiting; towards quorum the server
+// waits only once a majority has everything that async commits left behind.
+func (a *Agent) applyDurability(ctx context.Context, st facts.State, run PrimaryRun, e pos.Epoch, flushed pos.LSN) error {
+	want := ""
+	if st.Policy.Durability != facts.Async {
+		want = pgctl.EpochSyncName(e)
+	}
+	err := a.cfg.Server.CheckSyncName(ctx, want)
+	if err == nil {
+		a.complain("sync", "")
+		return nil
+	}
+	if want == "" {
+		if err := a.cfg.Server.SetSyncName(ctx, ""); err != nil {
+			return err
+		}
+		run.SetAsync(true)
+		a.cfg.Notify("durability", facts.SeverityWarning, "commits no longer wait for another node", e)
+		return nil
+	}
+	run.SetAsync(false)
+	if err := run.WaitCommitted(ctx, flushed); err != nil {
+		return err
+	}
+	if err := a.cfg.Server.SetSyncName(ctx, want); err != nil {
+		a.complain("sync", err.Error())
+		return err
+	}
+	a.cfg.Notify("durability", facts.SeverityInfo, fmt.Sprintf("from %s on commits wait for a majority again", flushed), e)
+	return a.verifySync(ctx, want)
 }
 
 // leaveRunning hands the server to the next daemon: the lease is lengthened

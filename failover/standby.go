@@ -185,7 +185,8 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 	a.setRole(decide.RoleStandby)
 	reads := false // ordinary clients are let in
-	tick := time.NewTicker(time.Second)
+	var looked time.Time
+	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
@@ -207,7 +208,10 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 			}
 			return errors.New("the database directory was removed")
 		}
-		reads = a.lookStandby(ctx, reads)
+		if !reads || time.Since(looked) >= houseEvery {
+			reads = a.lookStandby(ctx, reads)
+			looked = time.Now()
+		}
 	}
 }
 

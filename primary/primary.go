@@ -122,6 +122,7 @@ type Primary struct {
 	waitCh    chan struct{} // closed and replaced when committed moves
 	floor     pos.LSN
 	problem   string
+	async     bool
 }
 
 // ErrStopped is the cause of a context that Stop ended.
@@ -155,6 +156,7 @@ func Start(ctx context.Context, cfg Config) (*Primary, error) {
 		setCh:     make(chan struct{}),
 		waitCh:    make(chan struct{}),
 		atOnce:    map[string]bool{},
+		async:     cfg.Async,
 	}
 	p.src.Store(src)
 	p.live.Store(&[]*session{})
@@ -190,6 +192,17 @@ func (p *Primary) SetGroup(peers []Peer, version uint64, voters []string, atOnce
 	close(p.setCh)
 	p.setCh = make(chan struct{})
 	p.advance()
+}
+
+// SetAsync changes whether PostgreSQL is told "flushed" for everything received
+// or for what a majority holds. It holds when the call returns.
+func (p *Primary) SetAsync(async bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.async = async
+	if async && !p.stopped {
+		p.confirm(p.win.bounds().To)
+	}
 }
 
 // SetFloor publishes the LSN below which no peer needs to keep log.
@@ -264,7 +277,7 @@ func (p *Primary) Data(at pos.LSN, b []byte, serverEnd pos.LSN, seen time.Time) 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cfg.Async && !p.stopped {
+	if p.async && !p.stopped {
 		p.confirm(end)
 	}
 	if p.count.Durable(p.cfg.Store, end) { // sent by PostgreSQL only after its own flush
@@ -300,7 +313,7 @@ func (p *Primary) acked(store string, durable pos.LSN) {
 func (p *Primary) advance() {
 	if c := p.count.Committed(); c > p.committed && !p.stopped {
 		p.committed = c
-		if !p.cfg.Async {
+		if !p.async {
 			p.confirm(c)
 		}
 		close(p.waitCh)

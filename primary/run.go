@@ -45,7 +45,7 @@ func (p *Primary) receive(ctx context.Context, src *walsource.Source) {
 		p.mu.Lock()
 		p.src.Store(src)
 		c := p.committed
-		if p.cfg.Async {
+		if p.async {
 			c = p.win.bounds().To
 		}
 		if !p.stopped {

@@ -81,7 +81,9 @@ func newNode(t fataler) *node {
 	}
 	n.Receiver = standby.New(standby.Config{
 		Node: "backup", Store: "B", Spool: n.spool, Log: slog.New(slog.DiscardHandler),
-		Identity:  func() standby.Identity { return standby.Identity{Group: "g", Ledger: "l", SystemID: systemID, Major: 15, SegSize: segSize} },
+		Identity: func() standby.Identity {
+			return standby.Identity{Group: "g", Ledger: "l", SystemID: systemID, Major: 15, SegSize: segSize}
+		},
 		OnSession: func(shipper.Hello, bool, error) {},
 		Fill: func(ctx context.Context, h shipper.Hello, to pos.LSN) error {
 			if n.fill == nil {

@@ -37,7 +37,7 @@ func applicants(o Observation) []Report {
 		if _, gone := o.State.Retired[s]; gone {
 			continue
 		}
-		if rep, ok := o.fresh(s); ok && rep.Address != "" {
+		if rep, ok := o.fresh(s); ok && rep.Address != "" && (rep.Kind == string(facts.KindData) || rep.Kind == string(facts.KindWitness)) {
 			out = append(out, rep)
 		}
 	}
@@ -67,6 +67,10 @@ func memberReplace(o Observation) ([]Action, string) {
 			return []Action{command(facts.Command{Kind: facts.CmdWithdrawVoter, WithdrawVoter: &facts.WithdrawVoter{}})}, why
 		}
 		if o.State.IsVoter(old.Store) {
+			v := o.State.Voters
+			if v.Confirmed != v.Version || v.Proposed != nil || len(v.Stores) == 1 {
+				continue // one change at a time, and never the last vote
+			}
 			return []Action{command(facts.Command{Kind: facts.CmdDropVoter, DropVoter: &facts.DropVoter{Store: old.Store}})}, why
 		}
 		return []Action{command(facts.Command{Kind: facts.CmdRemoveMember,

@@ -73,6 +73,9 @@ type Launch struct {
 	// Primary puts the server under the lease from its start on. A standby has
 	// none: it goes on when its daemon dies.
 	Primary bool `json:"primary"`
+	// Permit is a file that is removed when the last process of the server is
+	// gone; empty for none.
+	Permit string `json:"permit"`
 }
 
 // StopMode is one of PostgreSQL's ways to stop.

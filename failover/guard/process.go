@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -76,6 +77,17 @@ const startGrace = 2 * time.Second
 // signalStop is how long a server may take to stop fast when the guard itself is
 // told to end.
 const signalStop = 10 * time.Second
+
+// withdraw takes back the permission to start, so that nobody can start by hand
+// a server whose daemon is gone.
+func (g *process) withdraw() {
+	if g.order.Permit == "" {
+		return
+	}
+	if err := os.Remove(g.order.Permit); err != nil && !errors.Is(err, os.ErrNotExist) {
+		g.log.Error("withdraw the permit", "error", err)
+	}
+}
 
 // launch forks the postmaster on the calling thread.
 func (g *process) launch() error {
@@ -237,6 +249,7 @@ func (g *process) sweep(now time.Duration) {
 	}
 	g.log.Info("server ended", "status", g.ended)
 	g.finishAt = now + exitLinger
+	g.withdraw()
 	// Nothing is guarded any more: whoever hears of the end may start anew at
 	// once.
 	g.ln.Close() // removes the socket

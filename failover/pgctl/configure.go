@@ -24,7 +24,11 @@ var decided = map[string]bool{
 func (s *Server) managedConf() string { return filepath.Join(s.StateDir, "postgresql.understudy.conf") }
 func (s *Server) hbaFile() string     { return filepath.Join(s.StateDir, "pg_hba.conf") }
 func (s *Server) identFile() string   { return filepath.Join(s.StateDir, "pg_ident.conf") }
-func (s *Server) permitFile() string  { return filepath.Join(s.RunDir, "permit.conf") }
+
+// PermitFile is the file without which the server does not start.
+func (s *Server) PermitFile() string { return s.permitFile() }
+
+func (s *Server) permitFile() string { return filepath.Join(s.RunDir, "permit.conf") }
 
 // Configure writes everything a server needs before it is started in mode m,
 // with ordinary clients locked out: the managed configuration, who may

@@ -34,16 +34,3 @@ func FirstRecord(src Source, page pos.LSN, prm Params) (pos.LSN, error) {
 		}
 	}
 }
-
-// PageAddr is the address that a page's header claims; ok is false when it is
-// no page header of a known version.
-func PageAddr(page []byte) (addr pos.LSN, ok bool) {
-	if len(page) < longHeaderSize {
-		return 0, false
-	}
-	h := parsePageHeader(page)
-	if _, known := versionOf(h.magic, 0); !known {
-		return 0, false
-	}
-	return h.addr, true
-}

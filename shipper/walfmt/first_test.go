@@ -101,19 +101,3 @@ func TestFirstRecord_RefusesForeignPages(t *testing.T) {
 	}
 }
 
-func TestPageAddr(t *testing.T) {
-	w := newWriter(segSize)
-	w.message(3 * page)
-	for i := range 3 {
-		at := w.start + pos.LSN(i*page)
-		got, ok := walfmt.PageAddr(w.b[i*page:])
-		if !ok || got != at {
-			t.Errorf("page %s: got %s, %v", at, got, ok)
-		}
-	}
-	for name, b := range map[string][]byte{"short": w.b[:39], "zeros": make([]byte, page), "body": w.b[100:]} {
-		if at, ok := walfmt.PageAddr(b); ok {
-			t.Errorf("%s: accepted as page %s", name, at)
-		}
-	}
-}

@@ -71,6 +71,8 @@ func violations() []violation {
 		{name: "ExecInShipper", rule: "exec", path: "shipper/spool/x.go", body: `import _ "os/exec"`},
 		{name: "ExecInNode", rule: "exec", path: "cmd/internal/node/x.go", body: `import _ "os/exec"`},
 		{name: "ForkInFailover", rule: "exec", path: "failover/x.go", body: "import \"syscall\"\nvar run = syscall.ForkExec"},
+		{name: "ReplacedInNode", rule: "exec", path: "cmd/internal/node/x.go", body: "import \"golang.org/x/sys/unix\"\nvar run = unix.Exec"},
+		{name: "MainStartsItselfOver", path: "cmd/understudy/x.go", body: "// Command x is planted.\npackage main\nimport \"golang.org/x/sys/unix\"\nvar run = unix.Exec"},
 		{name: "ExecInGuard", path: "failover/guard/x.go", body: `import _ "os/exec"`},
 
 		{name: "ExitInNode", rule: "exit", path: "cmd/internal/node/x.go", body: "import \"os\"\nfunc f() { os.Exit(1) }"},

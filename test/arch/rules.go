@@ -147,8 +147,11 @@ func execs(t *Tree) (out []Finding) {
 			}
 		}
 		out = append(out, t.uses(f, "os", "StartProcess")...)
-		out = append(out, t.uses(f, "syscall", "ForkExec", "Exec", "StartProcess")...)
-		out = append(out, t.uses(f, "golang.org/x/sys/unix", "Exec")...)
+		out = append(out, t.uses(f, "syscall", "ForkExec", "StartProcess")...)
+		if p.Dir != "cmd/understudy" { // main may start itself over
+			out = append(out, t.uses(f, "syscall", "Exec")...)
+			out = append(out, t.uses(f, "golang.org/x/sys/unix", "Exec")...)
+		}
 	})
 	return out
 }

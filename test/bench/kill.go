@@ -32,7 +32,7 @@ func kill(ctx context.Context, b *bench) (string, error) {
 		return "", err
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "%d writers, each on its own connection, insert single rows. After ten seconds a peer's daemon gets SIGKILL; the slowest commit of the %.0f s before is compared with the slowest that "+
+	fmt.Fprintf(&out, "%d writers, each on its own connection, insert single rows. After eleven seconds a peer's daemon gets SIGKILL; the slowest commit of the %.0f s before is compared with the slowest that "+
 		"was under way at the kill or began in the %.0f s after. The difference must be at most %d ms. *Noise* is the same difference between the two spans of five seconds before the kill. Each kill is a run of its own; the daemon is brought back and the group healthy before the next.\n\n",
 		killWriters, killWindow.Seconds(), killWindow.Seconds(), killLimit.Milliseconds())
 	t := doc.Table{Head: []string{"killed", "run", "commits/s", "slowest before, ms", "slowest after, ms", "difference, ms", "noise, ms", ""}}

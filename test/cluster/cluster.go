@@ -81,8 +81,8 @@ func WithDebugLog() Option { return func(o *options) { o.level = "debug" } }
 
 // New makes a group with main as its founder and starts its three daemons. It
 // does not wait until the group is healthy. The test's end stops it; when the
-// test failed, the ends of all logs are printed, and UNDERSTUDY_KEEP=1 keeps
-// the directory.
+// test failed, the ends of all logs are printed. UNDERSTUDY_KEEP=1 keeps the
+// directory.
 func New(t testing.TB, opts ...Option) *Group {
 	t.Helper()
 	o := options{start: true, level: "info", params: map[string]string{
@@ -239,7 +239,7 @@ func (g *Group) end(t testing.TB) {
 	if left := g.sweep(); len(left) > 0 {
 		t.Errorf("processes %v of the group had to be killed", left)
 	}
-	if t.Failed() && os.Getenv("UNDERSTUDY_KEEP") != "" {
+	if os.Getenv("UNDERSTUDY_KEEP") != "" {
 		t.Logf("the group's directory is kept: %s", g.Dir)
 		return
 	}

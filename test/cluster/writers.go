@@ -252,10 +252,12 @@ func sameRows(t testing.TB, primary, standby *Node) {
 }
 
 // CatchUp waits until the standby has replayed all that the primary has
-// written when it is called.
+// flushed when it is called, so every commit that was acknowledged.
 func CatchUp(t testing.TB, primary, standby *Node) {
 	t.Helper()
-	end := primary.Query(t, "select pg_current_wal_insert_lsn()")
+	// Not the insert pointer: it skips a page header before anything is written
+	// there.
+	end := primary.Query(t, "select pg_current_wal_flush_lsn()")
 	var err error
 	var got string
 	deadline := time.Now().Add(60 * time.Second)

@@ -1,13 +1,10 @@
 package integration_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"testing"
 	"time"
@@ -15,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"understudy/shipper/pos"
 	"understudy/test/cluster"
 )
 
@@ -37,8 +33,8 @@ func code(err error) string {
 	return ""
 }
 
-// TestStandby uses one standby: reads, feedback, tablespaces, WAL by name, and
-// every way to lose its database.
+// TestStandby uses one standby: reads, feedback, tablespaces, and every way to
+// lose its database.
 func TestStandby(t *testing.T) {
 	t.Parallel()
 	g := healthy(t, cluster.WithParameter("hot_standby_feedback", "on"))
@@ -91,8 +87,6 @@ func TestStandby(t *testing.T) {
 			t.Errorf("the standby has %s rows of the tablespace, want 1000", got)
 		}
 	})
-
-	t.Run("WALByName", func(t *testing.T) { walByName(t, g) })
 
 	t.Run("ServerKilled", func(t *testing.T) {
 		g.WaitHealthy(t)
@@ -169,82 +163,4 @@ func wipe(t *testing.T, dir string) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-var segment = regexp.MustCompile(`^[0-9A-F]{24}$`)
-
-// walByName checks what restore_command is given. PostgreSQL replaces its own
-// newer segment by what it gets, so a segment that it has complete, or that
-// holds the end of the log, is never given.
-func walByName(t *testing.T, g *cluster.Group) {
-	g.WaitHealthy(t)
-	for range 2 {
-		g.Main.Exec(t, "insert into there select generate_series(1, 1000); select pg_switch_wal()")
-	}
-	g.Main.Exec(t, "insert into there select generate_series(1, 200000)")
-	g.Main.Exec(t, "delete from there where a > 1000; truncate there; insert into there select generate_series(1, 1000)")
-	cluster.CatchUp(t, g.Main, g.Backup)
-	end, err := pos.ParseLSN(g.Backup.Query(t, "select pg_last_wal_receive_lsn()"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const segSize = 16 << 20
-	open := pos.SegName(1, end, segSize)
-	dir := filepath.Join(g.Backup.DataDir(), "pg_wal")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var whole []string
-	for _, e := range entries {
-		if !segment.MatchString(e.Name()) {
-			continue
-		}
-		if e.Name() < open {
-			whole = append(whole, e.Name())
-		}
-		if out, code := walGet(t, g.Backup, e.Name()); code != 1 {
-			t.Errorf("wal-get %s, which is in pg_wal (the log ends in %s): exit code %d, %d bytes; want 1", e.Name(), open, code, len(out))
-		}
-	}
-	if _, code := walGet(t, g.Backup, pos.SegName(1, end+segSize, segSize)); code != 1 {
-		t.Errorf("wal-get of a segment that does not exist yet: exit code %d, want 1", code)
-	}
-	if len(whole) < 2 {
-		t.Fatalf("pg_wal holds %d whole segments before %s, want 2", len(whole), open)
-	}
-	// One that PostgreSQL has replayed and does not have is given, whole.
-	name := whole[len(whole)-1]
-	want, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	aside := filepath.Join(g.Backup.Dir, name)
-	if err := os.Rename(filepath.Join(dir, name), aside); err != nil {
-		t.Fatal(err)
-	}
-	got, code := walGet(t, g.Backup, name)
-	if err := os.Rename(aside, filepath.Join(dir, name)); err != nil {
-		t.Fatal(err)
-	}
-	if code != 0 || !bytes.Equal(got, want) {
-		t.Errorf("wal-get %s, which is not in pg_wal: exit code %d, %d bytes, equal %v", name, code, len(got), bytes.Equal(got, want))
-	}
-}
-
-// walGet runs the restore_command of a node by hand.
-func walGet(t *testing.T, n *cluster.Node, name string) ([]byte, int) {
-	t.Helper()
-	to := filepath.Join(t.TempDir(), "segment")
-	cmd := exec.Command(cluster.Binary(t), "wal-get", "--socket", filepath.Join(n.RunDir(), "wal", "get.sock"), name, to)
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	b, _ := os.ReadFile(to)
-	if err != nil && b != nil {
-		t.Errorf("wal-get %s failed and left a file", name)
-	}
-	return b, cmd.ProcessState.ExitCode()
 }

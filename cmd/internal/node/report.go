@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,6 @@ import (
 	"understudy/ledger/facts"
 	"understudy/shipper/link"
 	"understudy/shipper/pos"
-	"understudy/shipper/walfmt"
 	"understudy/standby/walserver"
 )
 
@@ -140,7 +140,7 @@ func (n *Node) WAL(_ context.Context, name string, w io.Writer) error {
 	}
 	end := at + pos.LSN(m.SegSize)
 	snap := n.receiver.Snapshot()
-	if tli != m.Lineage.TimelineAt(at) || end > snap.Committed || end > snap.Durable || n.hasSegment(name, at, m.SegSize) {
+	if tli != m.Lineage.TimelineAt(at) || end > snap.Committed || end > snap.Durable {
 		return admin.ErrNotYet
 	}
 	seg, complete, err := n.spool.Segment(name)
@@ -148,23 +148,32 @@ func (n *Node) WAL(_ context.Context, name string, w io.Writer) error {
 		return errors.Join(admin.ErrNotYet, err)
 	}
 	defer seg.Close()
+	if n.hasSegment(name, seg, m.SegSize) {
+		return admin.ErrNotYet
+	}
 	_, err = io.Copy(w, io.NewSectionReader(seg, 0, m.SegSize))
 	return err
 }
 
-// hasSegment tells whether the local pg_wal has a segment to its last page.
-func (n *Node) hasSegment(name string, at pos.LSN, segSize int64) bool {
+// hasSegment tells whether the local pg_wal holds all of a segment's bytes
+// itself. A segment may end long before its last page (after a switch of
+// segments), so the bytes are compared, not looked at.
+func (n *Node) hasSegment(name string, seg io.ReaderAt, segSize int64) bool {
 	f, err := os.Open(filepath.Join(n.server.DataDir, "pg_wal", name))
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	page := make([]byte, walfmt.PageSize)
-	if _, err := f.ReadAt(page, segSize-walfmt.PageSize); err != nil {
-		return false
+	a, b := make([]byte, 256<<10), make([]byte, 256<<10)
+	for at := int64(0); at < segSize; at += int64(len(a)) {
+		if _, err := f.ReadAt(a, at); err != nil {
+			return false
+		}
+		if _, err := seg.ReadAt(b, at); err != nil || !bytes.Equal(a, b) {
+			return false
+		}
 	}
-	addr, ok := walfmt.PageAddr(page)
-	return ok && addr == at+pos.LSN(segSize-walfmt.PageSize)
+	return true
 }
 
 // walServer is what the local standby's walreceiver connects to.
