@@ -49,13 +49,14 @@ type Agent struct {
 	cfg AgentConfig
 	log *slog.Logger
 
-	mu      sync.Mutex
-	guard   *guard.Client
-	run     PrimaryRun
-	server  decide.Server
-	roleIs  decide.Role
-	seeding bool
-	problem map[string]string
+	mu     sync.Mutex
+	guard  *guard.Client
+	run    PrimaryRun
+	server decide.Server
+	roleIs decide.Role
+	// replayed is how far the running standby has come.
+	replayed pos.LSN
+	problem  map[string]string
 }
 
 // NewAgent makes an agent; Run starts it.

@@ -79,6 +79,11 @@ type Plane interface {
 	// Seed fills the empty data directory from the primary; it may be called
 	// again after any error.
 	Seed(ctx context.Context) error
+	// LogBase is the first byte of log that the daemon can give the local
+	// standby; zero without a log.
+	LogBase() pos.LSN
+	// Claim marks the stopped local database as one to be seeded over.
+	Claim() error
 	// ClearRemains empties a data directory whose database was removed under
 	// the running server; what is left of it is of no use to anybody.
 	ClearRemains() error

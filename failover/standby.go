@@ -211,8 +211,38 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 		if !reads || time.Since(looked) >= houseEvery {
 			reads = a.lookStandby(ctx, reads)
 			looked = time.Now()
+			if a.leftBehind() {
+				return a.seedOver(g)
+			}
 		}
 	}
+}
+
+// leftBehind tells whether the standby needs log from before the daemon's: it
+// can never follow again.
+func (a *Agent) leftBehind() bool {
+	base := a.cfg.Plane.LogBase()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return base != 0 && a.replayed != 0 && a.replayed < base
+}
+
+// seedOver gives the standby up for a new base, of which only what differs is
+// sent.
+func (a *Agent) seedOver(g *guard.Client) error {
+	text := fmt.Sprintf("the standby of %s has applied %s, but no log is kept from before %s; a new base is fetched", a.cfg.Name, a.replayed, a.cfg.Plane.LogBase())
+	a.cfg.Notify("left-behind", facts.SeverityError, text, pos.Epoch{})
+	a.stopServer(g, guard.Fast, stopGrace)
+	if err := a.cfg.Server.Mark(pgctl.Seeding); err != nil {
+		return err
+	}
+	if err := a.cfg.Plane.Claim(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.replayed = 0
+	a.mu.Unlock()
+	return errors.New(text)
 }
 
 // lookStandby asks the standby how it is, and lets readers in once it answers.
@@ -229,6 +259,7 @@ func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
 		return reads
 	}
 	a.set(func(v *decide.Server) {
+		a.replayed = max(f.Replay, f.Receive)
 		v.State, v.Problem, v.Redo, v.Timeline = decide.ServerReplica, "", f.Redo, f.Timeline
 		v.Major = a.cfg.Server.Major
 	})

@@ -171,10 +171,7 @@ func (s *session) handshake(c net.Conn, r *frame.Reader, w *frame.Writer) (pos.L
 		Epoch: p.cfg.Epoch, Lineage: p.cfg.Lineage, Voters: p.count.Version(), AtOnce: p.atOnce[s.peer.Store],
 		Oldest: p.oldest(), End: end, Committed: p.committed,
 	}
-	h.Base = min(end, p.cfg.Lineage.Last().Start).SegStart(p.cfg.SegSize)
-	if h.Base < h.Oldest {
-		h.Base = end.SegStart(p.cfg.SegSize)
-	}
+	h.Base = max(end.SegStart(p.cfg.SegSize), h.Oldest)
 	s.limited = s.peer.Data && !h.AtOnce
 	p.mu.Unlock()
 	if err := w.WriteJSON(frame.Hello, h); err != nil {

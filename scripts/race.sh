@@ -9,4 +9,6 @@ command -v "${cc%% *}" >/dev/null 2>&1 || fail "the race detector needs cgo and 
 need_postgres
 # The pure packages start no goroutine; test/arch only reads files.
 pkgs=$("$GO" list ./... | grep -vE '/(test/arch|shipper/(pos|frame|flow|walfmt)|primary/quorum|ledger/facts|failover/(decide|role)|cmd/internal/view)$')
+# Groups of real daemons are built with the detector too.
+export UNDERSTUDY_TEST_RACE=1
 CGO_ENABLED=1 "$GO" test -race -count=1 -timeout 15m $pkgs

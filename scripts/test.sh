@@ -42,7 +42,7 @@ printf '%-12s %4d s\n' total $((SECONDS - began))
 if [ ${#failed[@]} -gt 0 ]; then
 	printf '\n== failures\n'
 	for name in "${failed[@]}"; do
-		grep -hE '^(\s*--- FAIL|FAIL|panic:|vet:|# )|\.go:[0-9]+' "$logs/$name" | grep -vE '^FAIL$|\[rapid\] draw' | head -60
+		grep -hE '^(\s*--- FAIL|FAIL|panic:|vet:|# )|\.go:[0-9]+' "$logs/$name" | grep -vE '^FAIL$|\[rapid\] draw' | cut -c1-240 | head -60
 	done
 	echo FAIL
 	exit 1

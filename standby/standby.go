@@ -245,11 +245,6 @@ func (r *Receiver) leave(s *stream) {
 // answers with it.
 func (r *Receiver) prepare(ctx context.Context, s *stream) error {
 	h, sp := s.hello, r.cfg.Spool
-	if sp.Meta().Base == 0 {
-		if err := sp.Begin(h.SystemID, h.SegSize, h.Base); err != nil {
-			return fmt.Errorf("begin the log at %s: %w", h.Base, err)
-		}
-	}
 	if sp.Lineage().Last() != h.Lineage.Last() {
 		// The walserver stops giving before the log may be cut under it.
 		r.mu.Lock()
@@ -259,6 +254,11 @@ func (r *Receiver) prepare(ctx context.Context, s *stream) error {
 	}
 	if err := sp.Adopt(h.Lineage, h.Epoch); err != nil {
 		return fmt.Errorf("adopt the lineage of epoch %s: %w", h.Epoch, err)
+	}
+	if sp.Meta().Base == 0 { // after the lineage, of which a log may begin anywhere
+		if err := sp.Begin(h.SystemID, h.SegSize, h.Base); err != nil {
+			return fmt.Errorf("begin the log at %s: %w", h.Base, err)
+		}
 	}
 	if sp.End() < h.Oldest {
 		if err := r.cfg.Fill(ctx, h, h.Oldest); err != nil {

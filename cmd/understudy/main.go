@@ -160,6 +160,10 @@ func run(ctx context.Context, config string) error {
 		}
 	}()
 	err = n.Run(ctx)
+	if errors.Is(err, node.ErrRenew) {
+		log.Warn("starting anew", "why", err)
+		return unix.Exec(binary, os.Args, os.Environ())
+	}
 	if err != nil {
 		log.Error("ended", "error", err)
 	}

@@ -145,3 +145,75 @@ func Links(t *Tree, exists func(path string) bool) (out []Finding) {
 	}
 	return out
 }
+
+// Renew is the document with the table under "Packages" as the code has it:
+// the sentences stay, a new package gets its package comment for one.
+func Renew(t *Tree) string {
+	i := slices.IndexFunc(t.Texts, func(x Text) bool { return x.Path == Document })
+	if i < 0 {
+		return ""
+	}
+	rows, _ := t.section("Packages")
+	said := map[string]string{}
+	var order []string
+	for _, r := range rows {
+		if len(r.cells) == 4 {
+			said[r.cells[0]] = r.raw[2]
+			order = append(order, r.cells[0])
+		}
+	}
+	var table []string
+	line := func(p *Package, text string) {
+		imports := "none"
+		if list := t.imports(p); len(list) > 0 {
+			imports = "`" + strings.Join(list, "`, `") + "`"
+		}
+		pure := ""
+		if slices.Contains(Pure(), p.Dir) {
+			pure = " P"
+		}
+		table = append(table, fmt.Sprintf("| `%s` |%s | %s | %s |", p.Dir, pure, text, imports))
+	}
+	for _, dir := range order {
+		if k := slices.IndexFunc(t.Packages, func(p *Package) bool { return p.Dir == dir }); k >= 0 {
+			line(t.Packages[k], said[dir])
+		}
+	}
+	for _, p := range t.Packages {
+		if _, listed := said[p.Dir]; !listed && !within(p.Dir, "test") {
+			line(p, synopsis(p))
+		}
+	}
+	var out []string
+	in, head := false, 0
+	for _, l := range strings.Split(string(t.Texts[i].Body), "\n") {
+		if strings.HasPrefix(l, "#") {
+			in, head = strings.HasPrefix(strings.TrimLeft(l, "# "), "Packages"), 0
+		}
+		if in && strings.HasPrefix(l, "|") {
+			if head++; head == 2 { // the line below the heads
+				out = append(out, l)
+				out = append(out, table...)
+				continue
+			} else if head > 2 {
+				continue
+			}
+		}
+		out = append(out, l)
+	}
+	return strings.Join(out, "\n")
+}
+
+// synopsis is the first sentence of a package comment, without its first
+// words.
+func synopsis(p *Package) string {
+	for _, f := range p.Files {
+		if f.AST.Doc == nil {
+			continue
+		}
+		s, _, _ := strings.Cut(strings.Join(strings.Fields(f.AST.Doc.Text()), " "), ". ")
+		s = strings.TrimPrefix(s, "Package "+f.AST.Name.Name+" ")
+		return strings.ToUpper(s[:1]) + strings.TrimSuffix(s[1:], ".") + "."
+	}
+	return ""
+}

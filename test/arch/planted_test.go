@@ -195,6 +195,24 @@ func TestDocument_Checks(t *testing.T) {
 	}
 }
 
+func TestRenew_MakesTheTableTrue(t *testing.T) {
+	files := map[string]string{
+		arch.Document:      strings.Replace(planted, "Ships. | `shipper/pos` |", "Ships. | none |", 1),
+		"shipper/x.go":     `import _ "planted/shipper/pos"`,
+		"shipper/pos/x.go": "",
+		"ledger/x.go":      "// Package ledger keeps facts. More.\npackage ledger",
+	}
+	files[arch.Document] = arch.Renew(plant(t, files))
+	for _, f := range arch.PackageTable(plant(t, files)) {
+		t.Error(f)
+	}
+	for _, want := range []string{"| Ships. |", "| `ledger` | | Keeps facts. | none |", "## Guarded by tests\n| rule | test |"} {
+		if !strings.Contains(files[arch.Document], want) {
+			t.Errorf("the document has no %q:\n%s", want, files[arch.Document])
+		}
+	}
+}
+
 func TestLinks_FindsDeadOnes(t *testing.T) {
 	tree := plant(t, map[string]string{"docs/x.md": "[a](a.md) [b](../b.md#part) [c](https://example.com) [d](#here)\n[e](gone.md)\n"})
 	here := map[string]bool{"docs/a.md": true, "docs/../b.md": true}

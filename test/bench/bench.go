@@ -27,11 +27,12 @@ type bench struct {
 	native *native
 	filled bool
 	began  time.Time
+	load   string // the machine's load average before anything was started
 }
 
 // newBench sets both sides up. What it started is ended by close.
 func newBench(ctx context.Context, o options) (b *bench, err error) {
-	b = &bench{options: o, began: time.Now()}
+	b = &bench{options: o, began: time.Now(), load: loadAverage()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())

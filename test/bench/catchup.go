@@ -190,7 +190,7 @@ func (c *catcher) note(name string, peak uint64) { c.peak[name] = max(c.peak[nam
 // everything on its disk.
 func (c *catcher) witness(ctx context.Context) (caught, error) {
 	began := time.Now()
-	if err := c.group.StartDaemon("witness"); err != nil {
+	if err := c.group.StartDaemon(ctx, "witness"); err != nil {
 		return caught{}, err
 	}
 	err := pg.Until(ctx, catchWithin, "the witness has caught up", func() (bool, error) {

@@ -82,7 +82,7 @@ func commitRun(ctx context.Context, b *bench, side, clients int) (pg.Result, err
 	}
 	res, err := b.tools.Bench(ctx, b.group.Main(), load)
 	if err == nil && side == sideNoWitness {
-		err = b.group.StartDaemon("witness")
+		err = b.group.StartDaemon(ctx, "witness")
 	}
 	return res, err
 }

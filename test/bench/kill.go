@@ -90,7 +90,7 @@ func killRun(ctx context.Context, b *bench, node string) (killed, error) {
 	close(stop)
 	end := <-done
 	if b.group.PID(node) == 0 {
-		err = errors.Join(err, b.group.StartDaemon(node))
+		err = errors.Join(err, b.group.StartDaemon(ctx, node))
 	}
 	if err = errors.Join(err, end.err); err != nil {
 		return killed{}, err

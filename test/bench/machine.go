@@ -31,11 +31,22 @@ func (b *bench) machine(ctx context.Context) (string, error) {
 	if err := unix.Uname(&uts); err != nil {
 		return "", err
 	}
-	load, _, _ := strings.Cut(readText("/proc/loadavg"), " ")
 	version, _, _ = strings.Cut(version, " ")
-	return fmt.Sprintf("Measured on %s: %d processors (%s), %d GiB memory, %s, Linux %s, fdatasync of an 8 KiB overwrite %s µs, PostgreSQL %s, %s, commit %s; load average at the start %s.",
+	return fmt.Sprintf("Measured on %s: %d processors (%s), %d GiB memory, %s, Linux %s, fdatasync of an 8 KiB overwrite %s µs, PostgreSQL %s, %s, %s; load average before the start %s.",
 		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), field(readText("/proc/cpuinfo"), "model name"), memoryGiB(), fsName(b.dir),
-		unix.ByteSliceToString(uts.Release[:]), sync.Format(0), version, runtime.Version(), commitID(ctx), load), nil
+		kernelSeries(unix.ByteSliceToString(uts.Release[:])), sync.Format(0), version, runtime.Version(), b.measured(ctx), b.load), nil
+}
+
+// kernelSeries is a kernel release without what its packager appended.
+func kernelSeries(release string) string {
+	numbers, _, _ := strings.Cut(release, "-")
+	return numbers
+}
+
+// loadAverage is the machine's load of the last minute.
+func loadAverage() string {
+	load, _, _ := strings.Cut(readText("/proc/loadavg"), " ")
+	return load
 }
 
 func readText(path string) string {
@@ -72,6 +83,14 @@ func fsName(dir string) string {
 		return n
 	}
 	return fmt.Sprintf("file system %#x", st.Type)
+}
+
+// measured says which understudy it was.
+func (b *bench) measured(ctx context.Context) string {
+	if b.program != "" {
+		return "a binary built elsewhere"
+	}
+	return "commit " + commitID(ctx)
 }
 
 // commitID is the source's commit, with a plus when files were changed since.

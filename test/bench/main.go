@@ -71,6 +71,9 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:])
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("interrupted: %w", err)
+	}
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -176,9 +179,6 @@ func run(ctx context.Context, args []string) (err error) {
 		b.say("%s", p.title)
 		body, err := p.run(ctx, b)
 		if err != nil {
-			if ctx.Err() != nil {
-				return errors.New("interrupted")
-			}
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		body = fmt.Sprintf("## %s\n\n%s\n\n%s  \nTo repeat: `%s -only=%s`\n", p.title, strings.TrimSpace(body), machine, repeat, p.name)

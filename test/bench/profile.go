@@ -227,7 +227,9 @@ func (w window) table() string {
 	var sum usage
 	for _, n := range names {
 		u := w.kinds[n]
-		row(n, u.user, u.sys, u.switches)
+		if u.user+u.sys > 0 {
+			row(n, u.user, u.sys, u.switches)
+		}
 		sum = usage{sum.user + u.user, sum.sys + u.sys, sum.switches + u.switches}
 	}
 	row("all of these", sum.user, sum.sys, sum.switches)
@@ -264,5 +266,11 @@ func perfMain(ctx context.Context, b *bench, clients int) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("perf report: %w", err)
 	}
-	return strings.TrimSpace(string(text)), nil
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimRight(strings.TrimRight(line, "- \n"), " "); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n"), nil
 }

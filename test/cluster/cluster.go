@@ -236,6 +236,11 @@ func (g *Group) end(t testing.TB) {
 	}
 	g.stop()
 	g.spawn.close()
+	for _, n := range g.Nodes() {
+		if s := crash(n.Log()); s != "" {
+			t.Errorf("the daemon of %s crashed:\n%s", n.Name, s)
+		}
+	}
 	if left := g.sweep(); len(left) > 0 {
 		t.Errorf("processes %v of the group had to be killed", left)
 	}
@@ -321,6 +326,24 @@ func (g *Group) printLogs(t testing.TB) {
 			t.Logf("--- %s: %s", n.Name, st)
 		}
 	}
+}
+
+// crash is the part of a daemon's log that begins with a panic or a report of
+// the race detector, at most 60 lines; "" when there is none.
+func crash(log string) string {
+	at := -1
+	for _, mark := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+		// At the start of a line: a log entry may quote such words.
+		i := strings.Index("\n"+log, "\n"+mark)
+		if i >= 0 && (at < 0 || i < at) {
+			at = i
+		}
+	}
+	if at < 0 {
+		return ""
+	}
+	lines := strings.SplitN(log[at:], "\n", 61)
+	return strings.Join(lines[:min(60, len(lines))], "\n")
 }
 
 func tail(s string, lines int) string {

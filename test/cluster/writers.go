@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -134,23 +135,28 @@ func (w *Writers) Failures() (int, error) {
 func (w *Writers) LongestGap(since time.Time) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	last, longest := since, time.Duration(0)
-	if last.Before(w.began) {
-		last = w.began
+	if since.Before(w.began) {
+		since = w.began
 	}
-	for _, at := range w.times {
-		if at.Before(last) {
-			continue
-		}
-		longest = max(longest, at.Sub(last))
-		last = at
-	}
+	times := w.times
 	select {
 	case <-w.stop:
-		return longest
 	default:
-		return max(longest, time.Since(last))
+		times = append(slices.Clone(times), time.Now())
 	}
+	return longestGap(since, times)
+}
+
+func longestGap(since time.Time, times []time.Time) time.Duration {
+	longest := time.Duration(0)
+	for _, at := range times {
+		if at.Before(since) {
+			continue
+		}
+		longest = max(longest, at.Sub(since))
+		since = at
+	}
+	return longest
 }
 
 // WaitMore waits until n further commits were acknowledged.
@@ -200,19 +206,41 @@ func (w *Writers) CheckNoneLost(t testing.TB) {
 	}
 	w.mu.Lock()
 	n := len(w.times)
-	for r, acked := range w.acked {
-		if c := have[r]; c > 1 || acked && c == 0 {
-			t.Errorf("row %d/%d, acknowledged %v, is on %s %d times", r.writer, r.seq, acked, primary.Name, c)
+	wrong := judge(w.acked, have)
+	w.mu.Unlock()
+	for i, s := range wrong {
+		if i == 10 {
+			t.Errorf("and %d more", len(wrong)-i)
+			break
+		}
+		t.Errorf("%s on %s", s, primary.Name)
+	}
+	sameRows(t, primary, standby)
+	if !t.Failed() {
+		t.Logf("%d acknowledged commits, none lost", n)
+	}
+}
+
+// judge compares the rows that were tried (true once acknowledged) with how
+// often each is there, and says what is wrong, in order. A row whose commit
+// was not acknowledged may be there or not.
+func judge(tried map[row]bool, have map[row]int) []string {
+	var out []string
+	for r, acked := range tried {
+		switch c := have[r]; {
+		case acked && c == 0:
+			out = append(out, fmt.Sprintf("row %d/%d was acknowledged and is not there", r.writer, r.seq))
+		case c > 1:
+			out = append(out, fmt.Sprintf("row %d/%d is there %d times", r.writer, r.seq, c))
 		}
 	}
 	for r := range have {
-		if _, tried := w.acked[r]; !tried {
-			t.Errorf("row %d/%d is on %s, nobody wrote it", r.writer, r.seq, primary.Name)
+		if _, ok := tried[r]; !ok {
+			out = append(out, fmt.Sprintf("row %d/%d is there and nobody wrote it", r.writer, r.seq))
 		}
 	}
-	w.mu.Unlock()
-	sameRows(t, primary, standby)
-	t.Logf("%d acknowledged commits, none lost", n)
+	slices.Sort(out)
+	return out
 }
 
 func rows(n *Node) (map[row]int, error) {

@@ -19,7 +19,7 @@ import (
 const (
 	ExitOK         = 0
 	ExitFailure    = 1 // it was tried and did not succeed; wal-get: the file is not there yet
-	ExitUsage      = 2 // wrong flags or arguments, or a node file that is not valid
+	ExitUsage      = 2 // wrong flags or arguments, or a node or policy file that is not valid
 	ExitNotRunning = 3 // the local daemon does not answer
 	ExitRefused    = 4 // the daemon refused, because it would not be safe or not now
 	ExitNotSafe    = 5 // status --check: the level is not "safe"
@@ -78,10 +78,10 @@ type Options struct {
 	Color bool
 }
 
-// Commands are status, events, wal-get and version. Their RunE errors are to
-// be given to Code. They print nothing to standard error.
+// Commands are status, events, policy, wal-get and version. Their RunE errors
+// are to be given to Code. They print nothing to standard error.
 func Commands(opts Options) []*cobra.Command {
-	cmds := []*cobra.Command{statusCommand(opts), eventsCommand(opts), versionCommand(opts)}
+	cmds := []*cobra.Command{statusCommand(opts), eventsCommand(opts), policyCommand(opts), versionCommand(opts)}
 	for _, c := range cmds {
 		Prepare(c)
 	}

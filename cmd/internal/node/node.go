@@ -55,10 +55,12 @@ type Node struct {
 	control  *control
 	hooks    hooks
 
-	mu      sync.Mutex
-	seq     uint64
-	run     *primaryRun
-	stopped context.CancelCauseFunc
+	mu  sync.Mutex
+	seq uint64
+	run *primaryRun
+	// gapSince is since when nobody has had the log that this node lacks.
+	gapSince time.Time
+	stopped  context.CancelCauseFunc
 }
 
 // hooks are seams for tests of crashes.
@@ -242,6 +244,9 @@ func (n *Node) Run(ctx context.Context) error {
 	stopEvents()
 	n.listener.Close()
 	wg.Wait()
+	if errors.Is(cause, ErrRenew) {
+		return cause
+	}
 	if errors.Is(cause, failover.ErrRestarting) || errors.Is(cause, failover.ErrStopping) || errors.Is(cause, context.Canceled) {
 		return nil
 	}
@@ -344,8 +349,38 @@ func (n *Node) serveBase(ctx context.Context, c net.Conn, peer link.Peer) error 
 	})
 }
 
+// ErrRenew ends Run when this node's log can never join the group's again: the
+// program starts anew, with a new store.
+var ErrRenew = fmt.Errorf("%w: this node begins anew with a new store", failover.ErrRestarting)
+
+// giveUpFill is how long nobody may have the log that this node lacks before
+// the node begins anew. Peers may be restarting meanwhile.
+const giveUpFill = 30 * time.Second
+
 // fill brings log that the primary no longer has from the other peers' spools.
+// When nobody has it for long, the store is given up: a voter that skipped
+// bytes would vouch for what it does not hold, so it comes back as a new one.
 func (n *Node) fill(ctx context.Context, h shipper.Hello, to pos.LSN) error {
+	err := n.tryFill(ctx, h, to)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case err == nil:
+		n.gapSince = time.Time{}
+	case n.gapSince.IsZero():
+		n.gapSince = time.Now()
+	case time.Since(n.gapSince) > giveUpFill:
+		why := fmt.Sprintf("log from %s to %s is nowhere to be had", n.spool.End(), to)
+		if werr := os.WriteFile(renewFile(n.cfg), []byte(why+"\n"), 0o600); werr != nil {
+			return errors.Join(err, werr)
+		}
+		n.notify("store-given-up", facts.SeverityError, why+"; this node begins anew", h.Epoch)
+		n.later(ErrRenew)
+	}
+	return err
+}
+
+func (n *Node) tryFill(ctx context.Context, h shipper.Hello, to pos.LSN) error {
 	var errs []error
 	for _, m := range n.ledger.State().Members {
 		if m.Name == n.cfg.Name || m.Name == h.Node {

@@ -87,6 +87,14 @@ func (p *plane) ClearRemains() error {
 	return nil
 }
 
+// LogBase is the first byte of log that this daemon can give its PostgreSQL;
+// zero without a log.
+func (p *plane) LogBase() pos.LSN { return p.n.spool.Base() }
+
+// Claim marks the stopped database as one to be seeded over: a seed sends only
+// what differs.
+func (p *plane) Claim() error { return restore.Claim(p.n.server.DataDir) }
+
 // LogEnd scans pg_wal from a record boundary on and fsyncs what it read.
 func (p *plane) LogEnd(tli pos.Timeline, redo pos.LSN) (pos.LSN, error) {
 	c, err := p.n.server.Control(context.Background())

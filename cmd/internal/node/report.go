@@ -110,7 +110,7 @@ func (n *Node) Self() (facts.State, decide.Report) { return n.ledger.State(), n.
 func (n *Node) Events() *eventlog.Log { return n.events }
 
 // Do carries out a local command.
-func (n *Node) Do(_ context.Context, action string, _ map[string]string) (any, error) {
+func (n *Node) Do(ctx context.Context, action string, args map[string]string) (any, error) {
 	switch action {
 	case "stop":
 		n.later(failover.ErrStopping)
@@ -118,6 +118,10 @@ func (n *Node) Do(_ context.Context, action string, _ map[string]string) (any, e
 	case "restart":
 		n.later(failover.ErrRestarting)
 		return map[string]string{"result": "leaving; PostgreSQL goes on for the next daemon"}, nil
+	case "policy":
+		return n.policy()
+	case "policy-apply":
+		return n.applyPolicy(ctx, args)
 	}
 	return nil, &admin.ActionError{Code: admin.CodeUnknownAction, Text: fmt.Sprintf("there is no action %q", action)}
 }

@@ -26,11 +26,21 @@ func spoolDir(cfg *configs.Node) string { return filepath.Join(cfg.StateDir, "sp
 func raftDir(cfg *configs.Node) string  { return filepath.Join(cfg.StateDir, "ledger") }
 func idFile(cfg *configs.Node) string   { return filepath.Join(raftDir(cfg), "store") }
 
+// renewFile asks the next start for a new store; it holds the reason.
+func renewFile(cfg *configs.Node) string { return filepath.Join(cfg.StateDir, "renew") }
+
 // openStore opens the node's spool, or makes a new store when there is none or
 // only part of one.
 func openStore(cfg *configs.Node, group string, pgWAL string, log *slog.Logger) (*spool.Spool, error) {
 	if err := os.MkdirAll(cfg.StateDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make state_dir: %w", err)
+	}
+	if why, err := os.ReadFile(renewFile(cfg)); err == nil {
+		sp, err := renewStore(cfg, group, strings.TrimSpace(string(why)), log)
+		if err != nil {
+			return nil, err
+		}
+		return sp, os.Remove(renewFile(cfg))
 	}
 	id, idErr := os.ReadFile(idFile(cfg))
 	sp, err := spool.Open(spool.Config{Dir: spoolDir(cfg), Log: log, Verify: verifyTail})

@@ -168,8 +168,9 @@ func (g *Group) Kill(ctx context.Context, node string) error {
 	return pg.Until(ctx, 10*time.Second, "the daemon of "+node+" is gone", func() (bool, error) { return g.PID(node) == 0, nil })
 }
 
-// StartDaemon starts a node's daemon, as the demo does, and returns at once.
-func (g *Group) StartDaemon(node string) error {
+// StartDaemon starts a node's daemon, as the demo does, and does not wait until
+// it answers.
+func (g *Group) StartDaemon(ctx context.Context, node string) error {
 	log, err := os.OpenFile(filepath.Join(g.Dir, node, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -181,8 +182,20 @@ func (g *Group) StartDaemon(node string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the daemon of %s: %w", node, err)
 	}
-	go cmd.Wait() // it ends with the playground
-	return os.WriteFile(g.pidFile(node), []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644)
+	exited := make(chan struct{})
+	go func() { cmd.Wait(); close(exited) }() // it ends with the playground
+	if err := os.WriteFile(g.pidFile(node), []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644); err != nil {
+		return err
+	}
+	// A process has no command line for a moment after its start; PID needs it.
+	return pg.Until(ctx, 10*time.Second, "the daemon of "+node+" has started", func() (bool, error) {
+		select {
+		case <-exited:
+			return false, fmt.Errorf("the daemon of %s ended during its start; see its log in %s", node, g.Dir)
+		default:
+			return g.PID(node) != 0, nil
+		}
+	})
 }
 
 // Status asks a node's daemon.

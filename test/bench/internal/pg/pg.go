@@ -98,14 +98,15 @@ func (t *Tools) Run(ctx context.Context, tool string, args ...string) (string, e
 	cmd := t.Command(ctx, tool, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", tool, err, lastLine(errOut.String()))
+		return "", fmt.Errorf("%s: %w: %s", tool, err, tail(errOut.String()))
 	}
 	return out.String(), nil
 }
 
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return s[strings.LastIndexByte(s, '\n')+1:]
+// tail is the end of what a program said.
+func tail(s string) string {
+	const most = 500
+	return strings.TrimSpace(s[max(0, len(s)-most):])
 }
 
 // Server is an address on loopback that speaks PostgreSQL, with a superuser
@@ -242,7 +243,7 @@ func (c *Cluster) Start(ctx context.Context) error {
 		select {
 		case <-c.exited:
 			b, _ := os.ReadFile(filepath.Join(c.dir, "log"))
-			return false, fmt.Errorf("server ended during its start: %s", lastLine(string(b)))
+			return false, fmt.Errorf("server ended during its start: %s", tail(string(b)))
 		default:
 		}
 		conn, err := c.Connect(ctx)
