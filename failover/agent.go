@@ -89,6 +89,10 @@ func (a *Agent) Connect(ctx context.Context) error {
 	a.mu.Lock()
 	a.guard = g
 	a.mu.Unlock()
+	// The daemon before may have died before it wrote whose start it permitted.
+	if err := a.cfg.Server.Permit(ctx, g.PostmasterPID()); err != nil {
+		return fmt.Errorf("permit the adopted server: %w", err)
+	}
 	a.log.Info("adopted the guard", "postmaster", g.PostmasterPID(), "epoch", g.Tag().Epoch.String(), "role", g.Tag().Role)
 	return nil
 }

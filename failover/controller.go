@@ -26,14 +26,18 @@ type Controller struct {
 func (c *Controller) Run(ctx context.Context) {
 	tick := time.NewTicker(c.Every)
 	defer tick.Stop()
-	led := false
+	led, ready := false, false
 	for {
 		_, self := c.Ledger.Leader()
 		if self != led {
 			led = self
+			ready = false
 			c.Log.Info("ledger leadership", "leader", self)
 		}
-		if self {
+		if self && !ready {
+			ready = c.caughtUp(ctx)
+		}
+		if self && ready {
 			// A plan that changed something may make the next rule fire at once.
 			for range 8 {
 				if !c.step(ctx) {
@@ -48,6 +52,16 @@ func (c *Controller) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// caughtUp tells whether this node's state is as new as a majority confirms. A
+// leader that was just elected may still be replaying its log; deciding on that
+// would undo what the group has agreed since.
+func (c *Controller) caughtUp(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	st, err := c.Ledger.Read(ctx)
+	return err == nil && c.Ledger.State().Version >= st.Version
 }
 
 // step carries one plan out; it reports whether something changed.

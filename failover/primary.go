@@ -470,6 +470,7 @@ func (a *Agent) applyDurability(ctx context.Context, st facts.State, run Primary
 		return nil
 	}
 	run.SetAsync(false)
+	a.complain("sync", "commits do not wait for another node yet: a majority does not have the log up to "+flushed.String())
 	if err := run.WaitCommitted(ctx, flushed); err != nil {
 		return err
 	}

@@ -255,7 +255,11 @@ func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
 		reads = err == nil
 	}
 	if err != nil {
-		a.set(func(v *decide.Server) { v.Problem = err.Error() })
+		a.set(func(v *decide.Server) {
+			if v.State != decide.ServerStarting { // until then no answer is no problem
+				v.Problem = err.Error()
+			}
+		})
 		return reads
 	}
 	a.set(func(v *decide.Server) {

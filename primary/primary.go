@@ -189,6 +189,11 @@ func (p *Primary) SetGroup(peers []Peer, version uint64, voters []string, atOnce
 	for _, v := range voters {
 		p.atOnce[v] = atOnce
 	}
+	for store, s := range p.sessions {
+		if s.peer.Data && s.greeted != p.atOnce[store] {
+			s.greetAnew()
+		}
+	}
 	close(p.setCh)
 	p.setCh = make(chan struct{})
 	p.advance()

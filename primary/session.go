@@ -23,6 +23,7 @@ type session struct {
 	p       *Primary
 	peer    Peer
 	limited bool // the peer waits for committed before it feeds its PostgreSQL
+	greeted bool // what the peer was told of that; under Primary.mu
 
 	wakeCh chan struct{}
 
@@ -41,6 +42,7 @@ type session struct {
 	sent      atomic.Uint64
 
 	mu       sync.Mutex
+	conn     net.Conn
 	stateIs  string
 	since    time.Time
 	problem  string
@@ -65,6 +67,16 @@ const (
 
 func newSession(p *Primary, peer Peer) *session {
 	return &session{p: p, peer: peer, wakeCh: make(chan struct{}, 1), stateIs: "connecting", since: time.Now()}
+}
+
+// greetAnew ends the connection, so that the next greeting says whether the
+// peer may feed its PostgreSQL before commit.
+func (s *session) greetAnew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		s.conn.Close()
+	}
 }
 
 func (s *session) wake() {
@@ -140,6 +152,9 @@ func (s *session) once(ctx context.Context) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	s.mu.Lock()
+	s.conn = c
+	s.mu.Unlock()
 	r, w := frame.NewReader(c), frame.NewWriter(c)
 	at, err := s.handshake(c, r, w)
 	if err != nil {
@@ -172,7 +187,7 @@ func (s *session) handshake(c net.Conn, r *frame.Reader, w *frame.Writer) (pos.L
 		Oldest: p.oldest(), End: end, Committed: p.committed,
 	}
 	h.Base = max(end.SegStart(p.cfg.SegSize), h.Oldest)
-	s.limited = s.peer.Data && !h.AtOnce
+	s.limited, s.greeted = s.peer.Data && !h.AtOnce, h.AtOnce
 	p.mu.Unlock()
 	if err := w.WriteJSON(frame.Hello, h); err != nil {
 		return 0, err

@@ -94,7 +94,7 @@ func (r *Receiver) data(s *stream, p []byte, more bool, kick chan struct{}) erro
 	end := h.LSN + pos.LSN(len(b))
 	r.mu.Lock()
 	r.heard(h.Committed, h.SourceEnd)
-	feeding := r.feeding && end.Sub(r.fedSent) < fedBytes
+	feeding := r.fedSoon(end)
 	r.mu.Unlock()
 	switch {
 	case h.SourceEnd.Sub(end) > bulk || feeding:
@@ -107,6 +107,12 @@ func (r *Receiver) data(s *stream, p []byte, more bool, kick chan struct{}) erro
 		return err
 	}
 	return r.ack(s)
+}
+
+// fedSoon tells whether the local walreceiver is about to flush what lies
+// before end: it is connected, close, and fed before commit. r.mu is held.
+func (r *Receiver) fedSoon(end pos.LSN) bool {
+	return r.feeding && r.atOnce && !r.held && end.Sub(r.fedSent) < fedBytes
 }
 
 func wake(ch chan struct{}) {
@@ -210,7 +216,7 @@ func (r *Receiver) syncLoop(ctx context.Context, s *stream, kick chan struct{}) 
 // reports whether nothing is left for the spool to do now.
 func (r *Receiver) waitFed(ctx context.Context, end pos.LSN) bool {
 	r.mu.Lock()
-	feeding := r.feeding && end.Sub(r.fedSent) < fedBytes
+	feeding := r.fedSoon(end)
 	r.mu.Unlock()
 	if !feeding {
 		return r.cfg.Spool.Durable() >= end

@@ -103,6 +103,8 @@ type stream struct {
 	w     *frame.Writer
 	hello shipper.Hello
 	acked pos.LSN // last durable position sent
+	// cancel ends what the stream waits for besides its connection.
+	cancel context.CancelFunc
 
 	deadline time.Time // of writes; moved now and then, since moving it costs
 	done     chan struct{}
@@ -120,6 +122,7 @@ func (r *Receiver) Fence(e pos.Epoch) (pos.Lineage, pos.Pos, error) {
 		r.notify()
 	}
 	if cur != nil && cur.hello.Epoch.Less(e) {
+		cur.cancel()
 		cur.conn.Close() // before the lock is needed again by a blocked writer
 		r.cur = nil
 	} else {
@@ -148,7 +151,9 @@ func (r *Receiver) Handle(ctx context.Context, c net.Conn) error {
 	if ref := r.check(h); ref != nil {
 		return shipper.Refuse(fw, ref.Code, ref.Text)
 	}
-	s := &stream{conn: c, w: fw, hello: h, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &stream{conn: c, w: fw, hello: h, done: make(chan struct{}), cancel: cancel}
 	defer close(s.done)
 	if !r.take(s) {
 		return shipper.Refuse(fw, shipper.RefuseStale, fmt.Sprintf("%s has promised a newer epoch than %s", r.cfg.Node, h.Epoch))
@@ -215,6 +220,7 @@ func (r *Receiver) take(s *stream) bool {
 			r.mu.Unlock()
 			return false
 		}
+		old.cancel()
 		old.conn.Close()
 	}
 	r.cur = s

@@ -83,6 +83,7 @@ func Rules() []Rule {
 		{"assign", "assign the primary when a majority has fenced", assign},
 		{"stuck", "say what a group without a primary waits for", stuck},
 		{"raft-forget", "remove a ledger server that is no member", raftForget},
+		{"raft-restore", "add a member that the ledger's servers lack", raftRestore},
 		{"member-replace", "retire the lost store of a node that came back with another", memberReplace},
 		{"member-add", "admit a node that asks to join", memberAdd},
 		{"member-address", "follow a member that moved", memberAddress},
@@ -210,6 +211,9 @@ func candidate(o Observation) (store, missing string) {
 	m, ok := o.State.Members[store]
 	if !ok {
 		return "", "no member has a database to start"
+	}
+	if !o.State.IsVoter(store) {
+		return "", fmt.Sprintf("%s has no WAL vote, so its log proves nothing", m.Name)
 	}
 	mine, ok := p.Fence[store]
 	if !ok {

@@ -96,6 +96,20 @@ func TestAssign_NotWhatLostLog(t *testing.T) {
 	l.fires("assign")
 }
 
+// A store whose vote was taken meanwhile is not proposed, and people are told.
+func TestAssign_NotWithoutAVote(t *testing.T) {
+	l := trio(t)
+	l.must(begin(l))
+	l.must(facts.Command{DropVoter: &facts.DropVoter{Store: "A"}})
+	l.must(fenced(l, "A", 300), fenced(l, "B", 300), fenced(l, "W", 300))
+	l.quiet()
+	l.wait(11 * time.Second)
+	l.hear()
+	if p := l.fires("stuck"); !strings.Contains(p.Why, "main") {
+		t.Errorf("said: %s", p.Why)
+	}
+}
+
 func TestAssign_WaitsForTheOldPrimary(t *testing.T) {
 	l := trio(t)
 	l.must(begin(l))
@@ -149,6 +163,20 @@ func TestRaftForget(t *testing.T) {
 	}
 	l.o.State.Retired = map[string]string{"X": "third"}
 	l.fires("raft-forget")
+}
+
+func TestRaftRestore(t *testing.T) {
+	l := trio(t)
+	l.raftRemove("W")
+	p := l.fires("raft-restore")
+	if a := p.Actions[0].RaftAdd; a == nil || a.Store != "W" || a.Address != "w:1" || !a.Voter {
+		t.Errorf("plan %+v", p)
+	}
+	l.carry(p)
+	l.quiet()
+	l.raftSet(decide.RaftServer{Store: "B", Address: "b:1"}) // it had a vote
+	l.carry(l.fires("raft-restore"))
+	l.quiet()
 }
 
 // reborn makes the witness come back with a new store.
@@ -206,6 +234,7 @@ func TestMemberReplace_NotAnOpenPrimary(t *testing.T) {
 func TestMemberReplace_WithdrawsItsProposal(t *testing.T) {
 	l := alone(t)
 	l.must(facts.Command{AddMember: &facts.AddMember{Member: facts.Member{Name: "witness", Store: "W", Kind: facts.KindWitness, Address: "w:1"}, Expect: l.o.State.MembersVersion}})
+	l.raftSet(decide.RaftServer{Store: "W", Address: "w:1"})
 	l.must(facts.Command{ProposeVoter: &facts.ProposeVoter{Store: "W", Committed: 200}})
 	l.say("W2", func(r *decide.Report) { r.Node, r.Kind, r.Address = "witness", "witness", "w:1" })
 	l.carry(l.fires("member-replace"))
@@ -213,6 +242,7 @@ func TestMemberReplace_WithdrawsItsProposal(t *testing.T) {
 		t.Error("the lost store is still proposed")
 	}
 	l.carry(l.fires("member-replace"))
+	l.carry(l.fires("raft-forget"))
 	l.fires("member-add")
 }
 

@@ -13,6 +13,9 @@ import (
 // recorded in the facts first and carried out here, also after a crash between
 // the two. A server that is being added is known by its fresh report.
 func raftForget(o Observation) ([]Action, string) {
+	if !o.State.Founded() {
+		return nil, ""
+	}
 	for _, srv := range o.Raft {
 		if _, member := o.State.Members[srv.Store]; member || srv.Store == o.SelfStore {
 			continue
@@ -23,6 +26,20 @@ func raftForget(o Observation) ([]Action, string) {
 			}
 		}
 		return []Action{{RaftRemove: srv.Store}}, fmt.Sprintf("ledger server %s is no member", srv.Store)
+	}
+	return nil, ""
+}
+
+// raftRestore adds members that the ledger's servers lack: a member is added to
+// Raft first and to the facts second, so one that is missing was lost there.
+func raftRestore(o Observation) ([]Action, string) {
+	for _, s := range sortedKeys(o.State.Members) {
+		m := o.State.Members[s]
+		if slices.ContainsFunc(o.Raft, func(r RaftServer) bool { return r.Store == s && (r.Voter || !m.LedgerVoter) }) {
+			continue
+		}
+		return []Action{{RaftAdd: &RaftServer{Store: s, Address: m.Address, Voter: m.LedgerVoter}}},
+			fmt.Sprintf("%s is a member, but the ledger's servers lack it", m.Name)
 	}
 	return nil, ""
 }

@@ -3,6 +3,7 @@ package integration_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -73,6 +74,35 @@ func TestAccess(t *testing.T) {
 		receiver()
 		w.CheckNoneLost(t)
 	})
+
+	for _, n := range []*cluster.Node{g.Backup, g.Main} {
+		t.Run("PermitOfAnAdoptedServer/"+n.Name, func(t *testing.T) {
+			// A daemon that was killed while it started its server leaves no
+			// permit for it; without one every reload fails.
+			g.WaitHealthy(t)
+			before, pid := epoch(t, g), n.PostgresPID()
+			permit := filepath.Join(n.RunDir(), "permit.conf")
+			n.Term(t)
+			if err := os.Remove(permit); err != nil {
+				t.Fatal(err)
+			}
+			n.Start(t)
+			cluster.Eventually(t, 10*time.Second, "the permit of the adopted server", func() bool { return exists(permit) })
+			n.WaitStatus(t, 20*time.Second, "a server that answers", func(s cluster.Status) bool {
+				state := s.Of(n.Name).Server.State
+				return s.Of(n.Name).Presence == "self" && (state == "open" || state == "replica")
+			})
+			if bad := n.Query(t, "select count(*) from pg_file_settings where error is not null and name is null"); bad != "0" {
+				t.Errorf("%s files of the configuration cannot be loaded", bad)
+			}
+			if now := n.PostgresPID(); now != pid {
+				t.Errorf("postmaster %d, %d before", now, pid)
+			}
+			if e := epoch(t, g); e != before {
+				t.Errorf("epoch %s, %s before", e, before)
+			}
+		})
+	}
 
 	t.Run("NoStartByHand", func(t *testing.T) {
 		g.WaitHealthy(t)

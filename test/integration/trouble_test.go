@@ -288,8 +288,8 @@ func TestTrouble_SeedInterrupted(t *testing.T) {
 		g.Backup.Start(t)
 	}
 	g.WaitHealthy(t)
-	sent, found := seeded(t, g.Backup)
-	t.Logf("at last %d bytes were sent, %d found", sent, found)
+	all, found := seeded(t, g.Backup)
+	t.Logf("of %d bytes %d were found", all, found)
 	if found == 0 {
 		t.Error("what had arrived was thrown away")
 	}
@@ -338,13 +338,13 @@ func seedReaches(t *testing.T, n *cluster.Node, share float64) bool {
 }
 
 // seeded is what the log says of the base that was completed.
-func seeded(t *testing.T, n *cluster.Node) (sent, found uint64) {
+func seeded(t *testing.T, n *cluster.Node) (all, found uint64) {
 	t.Helper()
 	for _, line := range strings.Split(n.Log(), "\n") {
 		if strings.Contains(line, "msg=seeded ") {
-			number(t, line, " bytes=", &sent)
+			number(t, line, " bytes=", &all)
 			number(t, line, " same_bytes=", &found)
-			return sent, found
+			return all, found
 		}
 	}
 	t.Fatalf("no base was completed:\n%s", n.Log())

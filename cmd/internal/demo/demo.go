@@ -88,6 +88,9 @@ func (p *Playground) config(node string) string {
 	return filepath.Join(p.Dir, node, "understudy.yaml")
 }
 func (p *Playground) pidFile(node string) string { return filepath.Join(p.Dir, node, "daemon.pid") }
+func (p *Playground) ownPIDFile(node string) string {
+	return filepath.Join(p.Dir, node, "run", "daemon.pid")
+}
 func (p *Playground) logFile(node string) string { return filepath.Join(p.Dir, node, "daemon.log") }
 func (p *Playground) binary() string             { return filepath.Join(p.Dir, "bin", "understudy") }
 
@@ -154,7 +157,7 @@ Try:        kill -9 $(cat %s)
             %s run --config %s
 
 `, p.DSN(), p.binary(), p.config("main"), p.binary(), p.config("main"), p.Port+httpOffset, p.Port+httpOffset,
-		p.pidFile("witness"), p.binary(), p.config("witness"))
+		p.ownPIDFile("witness"), p.binary(), p.config("witness"))
 }
 
 // StartDaemon starts a node's daemon in the background unless it runs.
@@ -180,7 +183,18 @@ func (p *Playground) StartDaemon(node string) error {
 
 // pid is the process id of a node's daemon, zero when it does not run.
 func (p *Playground) pid(node string) int {
-	b, err := os.ReadFile(p.pidFile(node))
+	// The daemon's own file first: somebody may have brought it back by hand.
+	for _, f := range []string{p.ownPIDFile(node), p.pidFile(node)} {
+		if pid := p.alive(node, f); pid != 0 {
+			return pid
+		}
+	}
+	return 0
+}
+
+// alive is the process id in a file when that is a daemon of the node.
+func (p *Playground) alive(node, file string) int {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return 0
 	}
@@ -189,10 +203,28 @@ func (p *Playground) pid(node string) int {
 		return 0
 	}
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !strings.Contains(string(cmdline), p.config(node)) {
+	switch {
+	case err != nil:
+		return 0
+	case len(cmdline) == 0:
+		if exited(pid) {
+			return 0
+		}
+		return pid // it is just being started
+	case !strings.Contains(string(cmdline), p.config(node)):
 		return 0 // the number belongs to another process now
 	}
 	return pid
+}
+
+// exited tells whether a process has ended and only waits to be collected.
+func exited(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, rest, ok := strings.Cut(string(b), ") ")
+	return !ok || strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
 // Status asks a node's daemon.

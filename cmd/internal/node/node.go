@@ -43,6 +43,7 @@ type Node struct {
 	log     *slog.Logger
 	events  *eventlog.Log
 
+	lock     *os.File // held while this daemon lives
 	creds    *link.Credentials
 	net      link.Network
 	listener link.Listener
@@ -96,6 +97,9 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 	if err := n.directories(); err != nil {
 		return nil, err
 	}
+	if n.lock, err = takeLock(cfg); err != nil {
+		return nil, err
+	}
 	n.plane = &plane{n: n}
 	n.agent = failover.NewAgent(failover.AgentConfig{
 		Name: cfg.Name, Witness: cfg.PostgreSQL == nil, Plane: n.plane, Server: n.server, Binary: o.Binary,
@@ -105,8 +109,14 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 	if err := n.agent.Connect(ctx); err != nil {
 		return nil, err
 	}
+	if n.server != nil && !n.agent.Guarded() {
+		if err := n.server.RemoveStalePermit(); err != nil {
+			return nil, err
+		}
+	}
 	n.net = link.TLS(n.creds, n.log)
 	if n.listener, err = n.net.Listen(cfg.Listen); err != nil {
+		n.Close()
 		return nil, fmt.Errorf("%s: listen: %w", cfg.File(), err)
 	}
 	if err := n.open(); err != nil {
@@ -156,7 +166,7 @@ func (n *Node) directories() error {
 			}
 		}
 	}
-	return n.server.RemoveStalePermit()
+	return nil
 }
 
 func (n *Node) open() error {
@@ -209,6 +219,9 @@ func (n *Node) Close() {
 	}
 	if n.events != nil {
 		n.events.Close()
+	}
+	if n.lock != nil {
+		n.lock.Close()
 	}
 }
 

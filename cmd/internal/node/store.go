@@ -5,17 +5,44 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"understudy/configs"
 	"understudy/shipper/pos"
 	"understudy/shipper/spool"
 	"understudy/shipper/walfmt"
 )
+
+// takeLock makes sure that one daemon works on a node's files. The lock is the
+// file with the daemon's process id, and ends with the process.
+func takeLock(cfg *configs.Node) (*os.File, error) {
+	path := filepath.Join(cfg.RunDir, "daemon.pid")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("take the daemon's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid, _ := io.ReadAll(io.LimitReader(f, 32))
+		f.Close()
+		return nil, fmt.Errorf("%s: run_dir %s is used by another daemon (process %s); stop it first", cfg.File(), cfg.RunDir, strings.TrimSpace(string(pid)))
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write %s: %w", path, err)
+	}
+	return f, nil
+}
 
 // The node's store is three things that live and die together: the spool with
 // its fence, the Raft files, and the id that both carry. When one of them is
@@ -138,6 +165,21 @@ func identityAt(src spool.Source, lsn pos.LSN) (walfmt.Identity, error) {
 	return walfmt.Identity{}, errors.New("no segment header before the end of the log")
 }
 
+// holdsLog tells whether pg_wal has a segment of this log at or below its end.
+func holdsLog(pgWAL string, m spool.Meta, end pos.LSN) bool {
+	entries, err := os.ReadDir(pgWAL)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		tli, at, err := pos.ParseSegName(e.Name(), m.SegSize)
+		if err == nil && at <= end && tli == m.Lineage.TimelineAt(at) {
+			return true
+		}
+	}
+	return false
+}
+
 // lostAcked takes what the local PostgreSQL flushed but the spool had not
 // fsynced from pg_wal after a crash, and tells whether that was impossible
 // although it may have been acknowledged.
@@ -151,8 +193,7 @@ func lostAcked(sp *spool.Spool, pgWAL string, log *slog.Logger) bool {
 	end, err := validEnd(src, sp.End(), m.SegSize)
 	if err != nil {
 		log.Warn("the log in pg_wal does not join the spool", "spool_end", sp.End().String(), "error", err)
-		_, statErr := os.Stat(pgWAL)
-		return statErr != nil // nothing there: what was acknowledged is gone
+		return !holdsLog(pgWAL, m, sp.End()) // nothing there: what was acknowledged is gone
 	}
 	if end <= sp.End() {
 		return false

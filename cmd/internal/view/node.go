@@ -143,7 +143,10 @@ func (s *situation) lag(m *member) *Lag {
 	if k.Acked != 0 && p.fresh() {
 		// One node's numbers of one instant, where two reports would differ by
 		// what was written between them.
-		l.Bytes, l.ApplyBytes = head.Sub(k.Acked), head.Sub(k.Applied)
+		l.Bytes = head.Sub(k.Acked)
+		if k.Applied != 0 {
+			l.ApplyBytes = head.Sub(k.Applied)
+		}
 	}
 	if m.Kind == facts.KindWitness {
 		l.ApplyBytes = l.Bytes

@@ -22,7 +22,7 @@ type rule struct {
 func rules() []rule {
 	return []rule{
 		{"no-group", LevelStopped, func(s *situation) bool { return !s.in.State.Founded() }, func(*situation) string {
-			return "No group: this node belongs to none yet; run understudy init or understudy join."
+			return "No group: this node belongs to none yet; run understudy init, or name peers that belong to one."
 		}},
 		{"no-epoch", LevelStopped, func(s *situation) bool { return s.phase() == facts.PhaseNone || s.phase() == "" }, func(*situation) string {
 			return "No primary: the group is founded and no node has been started for writing yet."
