@@ -23,8 +23,9 @@ const (
 	fedPatience = 5 * time.Millisecond
 	fedBytes    = 1 << 20
 	// lazySync is how old an unsynced byte of the spool may get, even when the
-	// walreceiver has it.
-	lazySync = time.Second
+	// walreceiver has it. Often, because a second's worth at once keeps a shared
+	// disk busy while commits wait.
+	lazySync = 200 * time.Millisecond
 	// silence is how long a stream may be without a frame; the primary sends a
 	// heartbeat every 100 ms.
 	silence = 5 * time.Second

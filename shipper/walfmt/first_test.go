@@ -100,4 +100,3 @@ func TestFirstRecord_RefusesForeignPages(t *testing.T) {
 		t.Errorf("wrong page address: got %s without an error", at)
 	}
 }
-

@@ -322,7 +322,9 @@ func failureAtEveryStep(t *testing.T, o *origin) {
 	}
 }
 
-func killedAtEveryStep(t *testing.T, o *origin) {
+// The receiving daemon is killed at each step; the next one finishes.
+func TestSeed_KilledAtEveryStep(t *testing.T) {
+	o := newOrigin(t, 1)
 	for _, step := range restore.Steps() {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()

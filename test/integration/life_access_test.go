@@ -20,7 +20,7 @@ func TestAccess(t *testing.T) {
 	t.Parallel()
 	g := healthy(t, cluster.WithHBA("host replication all 127.0.0.1/32 trust"))
 
-	t.Run("SyncNameIsTheEpochs", func(t *testing.T) {
+	run(t, "SyncNameIsTheEpochs", func(t *testing.T) {
 		e := epoch(t, g)
 		name := fmt.Sprintf("understudy_%d_%d", e.Gen, e.Num)
 		if got, want := g.Main.Query(t, "show synchronous_standby_names"), fmt.Sprintf(`FIRST 1 ("%s")`, name); got != want {
@@ -34,7 +34,7 @@ func TestAccess(t *testing.T) {
 		}
 	})
 
-	t.Run("ClosedBeforeOpened", func(t *testing.T) {
+	run(t, "ClosedBeforeOpened", func(t *testing.T) {
 		g.WaitHealthy(t)
 		before := epoch(t, g)
 		w := g.Writers(t, 2)
@@ -54,7 +54,7 @@ func TestAccess(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("ImposterDoesNotAcknowledge", func(t *testing.T) {
+	run(t, "ImposterDoesNotAcknowledge", func(t *testing.T) {
 		g.WaitHealthy(t)
 		e := epoch(t, g)
 		w := g.Writers(t, 4)
@@ -76,7 +76,7 @@ func TestAccess(t *testing.T) {
 	})
 
 	for _, n := range []*cluster.Node{g.Backup, g.Main} {
-		t.Run("PermitOfAnAdoptedServer/"+n.Name, func(t *testing.T) {
+		run(t, "PermitOfAnAdoptedServer/"+n.Name, func(t *testing.T) {
 			// A daemon that was killed while it started its server leaves no
 			// permit for it; without one every reload fails.
 			g.WaitHealthy(t)
@@ -104,7 +104,7 @@ func TestAccess(t *testing.T) {
 		})
 	}
 
-	t.Run("NoStartByHand", func(t *testing.T) {
+	run(t, "NoStartByHand", func(t *testing.T) {
 		g.WaitHealthy(t)
 		before := epoch(t, g)
 		w := g.Writers(t, 2)
@@ -115,7 +115,7 @@ func TestAccess(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("NoStartByHandAfterTheGuardEndedIt", func(t *testing.T) {
+	run(t, "NoStartByHandAfterTheGuardEndedIt", func(t *testing.T) {
 		g.WaitHealthy(t)
 		before := epoch(t, g)
 		w := g.Writers(t, 2)

@@ -16,6 +16,15 @@ func healthy(t *testing.T, opts ...cluster.Option) *cluster.Group {
 	return g
 }
 
+// run is t.Run for tests that share a group: a group that one of them broke
+// tells nothing about the next.
+func run(t *testing.T, name string, f func(*testing.T)) {
+	t.Helper()
+	if !t.Run(name, f) {
+		t.FailNow()
+	}
+}
+
 // epoch is the one in force, of a group with an open primary.
 func epoch(t *testing.T, g *cluster.Group) pos.Epoch {
 	t.Helper()
@@ -45,20 +54,20 @@ func TestGroup_Founding(t *testing.T) {
 	w := g.Writers(t, 4)
 	w.WaitMore(t, 100, 20*time.Second)
 
-	t.Run("LedgerIsLedFromElsewhere", func(t *testing.T) {
+	run(t, "LedgerIsLedFromElsewhere", func(t *testing.T) {
 		// Losing the primary must not also cost an election of the ledger.
 		g.WaitStatus(t, 15*time.Second, "ledger leadership off the primary", func(s cluster.Status) bool {
 			return s.Group.LedgerLeader != "" && s.Group.LedgerLeader != s.Group.Primary
 		})
 	})
-	t.Run("CommitsNeedTwoOfThree", func(t *testing.T) {
+	run(t, "CommitsNeedTwoOfThree", func(t *testing.T) {
 		st := g.WaitHealthy(t)
 		if m := st.Group.MustAcknowledge; len(m.Voters) != 3 || m.Needed != 2 {
 			t.Errorf("voters %v, needed %d; want 3 and 2", m.Voters, m.Needed)
 		}
 	})
 	w.CheckNoneLost(t)
-	t.Run("StopsInOrder", func(t *testing.T) {
+	run(t, "StopsInOrder", func(t *testing.T) {
 		began := time.Now()
 		for _, n := range g.Nodes() {
 			n.Interrupt(t)
@@ -75,7 +84,7 @@ func TestGroup_Founding(t *testing.T) {
 			}
 		}
 	})
-	t.Run("StartsAgain", func(t *testing.T) {
+	run(t, "StartsAgain", func(t *testing.T) {
 		g.Start(t)
 		g.WaitHealthy(t)
 		w := g.Writers(t, 2)

@@ -13,7 +13,7 @@ func TestPeers(t *testing.T) {
 	g := healthy(t)
 
 	for _, n := range []*cluster.Node{g.Witness, g.Backup} {
-		t.Run("Killed/"+n.Name, func(t *testing.T) {
+		run(t, "Killed/"+n.Name, func(t *testing.T) {
 			before := epoch(t, g)
 			w := g.Writers(t, 4)
 			failed, _ := w.Failures()
@@ -36,7 +36,7 @@ func TestPeers(t *testing.T) {
 		})
 	}
 
-	t.Run("BothKilled", func(t *testing.T) {
+	run(t, "BothKilled", func(t *testing.T) {
 		g.WaitHealthy(t)
 		w := g.Writers(t, 4)
 		g.Witness.Kill(t)
@@ -49,7 +49,7 @@ func TestPeers(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("AllKilled", func(t *testing.T) {
+	run(t, "AllKilled", func(t *testing.T) {
 		st := g.WaitHealthy(t)
 		w := g.Writers(t, 4)
 		w.WaitMore(t, 20, 10*time.Second)

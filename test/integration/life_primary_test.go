@@ -20,7 +20,7 @@ func TestPrimary_DaemonRestarts(t *testing.T) {
 		{"Announced", g.Main.Term},
 		{"KilledAndBackAtOnce", g.Main.Kill},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		run(t, c.name, func(t *testing.T) {
 			g.WaitHealthy(t)
 			before, pid := epoch(t, g), g.Main.PostgresPID()
 			w := g.Writers(t, 4)
@@ -45,7 +45,7 @@ func TestPrimary_DaemonRestarts(t *testing.T) {
 		})
 	}
 
-	t.Run("AnnouncedAndLate", func(t *testing.T) {
+	run(t, "AnnouncedAndLate", func(t *testing.T) {
 		// Longer than the lease of a daemon that is gone, within the grace of
 		// one that announced its restart.
 		g.WaitHealthy(t)
@@ -69,7 +69,7 @@ func TestPrimary_DaemonRestarts(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("KilledAndLate", func(t *testing.T) {
+	run(t, "KilledAndLate", func(t *testing.T) {
 		g.WaitHealthy(t)
 		before := epoch(t, g)
 		w := g.Writers(t, 4)
@@ -95,7 +95,7 @@ func TestPrimary_Crashes(t *testing.T) {
 	t.Parallel()
 	g := healthy(t)
 
-	t.Run("Postmaster", func(t *testing.T) {
+	run(t, "Postmaster", func(t *testing.T) {
 		g.WaitHealthy(t)
 		before, standby := epoch(t, g), g.Backup.PostgresPID()
 		w := g.Writers(t, 4)
@@ -111,7 +111,7 @@ func TestPrimary_Crashes(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("Backend", func(t *testing.T) {
+	run(t, "Backend", func(t *testing.T) {
 		// A crashed backend would make PostgreSQL restart itself and open with
 		// commits visible that nobody acknowledged.
 		g.WaitHealthy(t)
@@ -124,7 +124,7 @@ func TestPrimary_Crashes(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("Machine", func(t *testing.T) {
+	run(t, "Machine", func(t *testing.T) {
 		g.WaitHealthy(t)
 		before := epoch(t, g)
 		w := g.Writers(t, 4)
@@ -136,7 +136,7 @@ func TestPrimary_Crashes(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("Guard", func(t *testing.T) {
+	run(t, "Guard", func(t *testing.T) {
 		// Without its guard a server has no lease; it must not outlive it.
 		g.WaitHealthy(t)
 		before := epoch(t, g)
@@ -182,7 +182,7 @@ func TestPrimary_Isolated(t *testing.T) {
 	w.WaitMore(t, 50, 20*time.Second)
 	w.CheckNoneLost(t)
 
-	t.Run("Briefly", func(t *testing.T) {
+	run(t, "Briefly", func(t *testing.T) {
 		g.WaitHealthy(t)
 		before, pid := epoch(t, g), g.Main.PostgresPID()
 		w := g.Writers(t, 4)
@@ -202,7 +202,7 @@ func TestPrimary_Isolated(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
-	t.Run("FrozenItself", func(t *testing.T) {
+	run(t, "FrozenItself", func(t *testing.T) {
 		// The daemon of main sleeps: the guard alone must end the server.
 		g.WaitHealthy(t)
 		before := epoch(t, g)

@@ -39,7 +39,7 @@ func TestStandby(t *testing.T) {
 	t.Parallel()
 	g := healthy(t, cluster.WithParameter("hot_standby_feedback", "on"))
 
-	t.Run("ReadsAndRefusesWrites", func(t *testing.T) {
+	run(t, "ReadsAndRefusesWrites", func(t *testing.T) {
 		g.Main.Exec(t, "create table read_me (a int); insert into read_me values (41), (1)")
 		cluster.CatchUp(t, g.Main, g.Backup)
 		if got := g.Backup.Query(t, "select sum(a) from read_me"); got != "42" {
@@ -50,7 +50,7 @@ func TestStandby(t *testing.T) {
 		}
 	})
 
-	t.Run("FeedbackReachesThePrimary", func(t *testing.T) {
+	run(t, "FeedbackReachesThePrimary", func(t *testing.T) {
 		const held = "select coalesce(max(backend_xmin::text), '') from pg_stat_replication where application_name like 'understudy%'"
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
@@ -79,7 +79,7 @@ func TestStandby(t *testing.T) {
 		cluster.Eventually(t, 10*time.Second, "the feedback moving on", func() bool { return g.Main.Query(t, held) != xmin })
 	})
 
-	t.Run("Tablespace", func(t *testing.T) {
+	run(t, "Tablespace", func(t *testing.T) {
 		g.Main.Exec(t, "create tablespace beside location ''")
 		g.Main.Exec(t, "create table there (a int) tablespace beside; insert into there select generate_series(1, 1000)")
 		cluster.CatchUp(t, g.Main, g.Backup)
@@ -88,7 +88,7 @@ func TestStandby(t *testing.T) {
 		}
 	})
 
-	t.Run("ServerKilled", func(t *testing.T) {
+	run(t, "ServerKilled", func(t *testing.T) {
 		g.WaitHealthy(t)
 		w := g.Writers(t, 4)
 		before, failed := time.Now(), failures(w)
@@ -110,7 +110,7 @@ func TestStandby(t *testing.T) {
 		name    string
 		running bool
 	}{{"WipedWhileRunning", true}, {"WipedWhileStopped", false}} {
-		t.Run(c.name, func(t *testing.T) {
+		run(t, c.name, func(t *testing.T) {
 			g.WaitHealthy(t)
 			w := g.Writers(t, 4)
 			before, failed := time.Now(), failures(w)

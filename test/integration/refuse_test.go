@@ -59,11 +59,15 @@ func sentence(t *testing.T, said string) string {
 	return own[0]
 }
 
-// picture is what is below a directory, apart from logs.
+// picture is what is below a directory, apart from logs and from run_dir, which
+// does not outlive the host.
 func picture(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path == filepath.Join(dir, "run") {
+			return fs.SkipDir
+		}
 		if err != nil || strings.HasSuffix(path, ".log") {
 			return err
 		}
@@ -244,6 +248,43 @@ func TestRefuse_Init(t *testing.T) {
 				t.Errorf("exit code %d: %s", code, s)
 			}
 			unchanged(t, before, picture(t, tt.node.Dir))
+		})
+	}
+}
+
+// TestRefuse_Commands: the commands' own exit codes, and that people can look
+// them up.
+func TestRefuse_Commands(t *testing.T) {
+	t.Parallel()
+	g := cluster.New(t, cluster.WithoutStart())
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "EXIT_CODES.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []int{0, 1, 2, 3, 4, 5, 150} {
+		if !strings.Contains(string(doc), fmt.Sprintf("\n| %d | ", code)) {
+			t.Errorf("exit code %d is not documented", code)
+		}
+	}
+	for name, tt := range map[string]struct {
+		args []string
+		code int
+		part string
+	}{
+		"StatusWithoutDaemon": {[]string{"status"}, 3, "admin.sock"},
+		"CheckWithoutDaemon":  {[]string{"status", "--check"}, 3, "admin.sock"},
+		"EventsWithoutDaemon": {[]string{"events"}, 3, "admin.sock"},
+		"UnknownFlag":         {[]string{"run", "--colour"}, 2, "--colour"},
+		"ArgumentTooMany":     {[]string{"run", "now"}, 2, "now"},
+		"WALGetWithoutName":   {[]string{"wal-get"}, 150, "wal-get"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := picture(t, g.Witness.Dir)
+			code, said := ends(t, g.Witness.Command(tt.args...))
+			if s := sentence(t, said); code != tt.code || !strings.Contains(s, tt.part) {
+				t.Errorf("exit code %d: %s", code, s)
+			}
+			unchanged(t, before, picture(t, g.Witness.Dir))
 		})
 	}
 }

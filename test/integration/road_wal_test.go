@@ -23,10 +23,10 @@ func TestRoad(t *testing.T) {
 	g := healthy(t, cluster.WithParameter("min_wal_size", "32MB"), cluster.WithParameter("max_wal_size", "64MB"))
 	g.Main.Exec(t, "create table bulk (a int, filler text)")
 
-	t.Run("WALByName", func(t *testing.T) { walByName(t, g) })
+	run(t, "WALByName", func(t *testing.T) { walByName(t, g) })
 
 	for _, n := range []*cluster.Node{g.Backup, g.Witness} {
-		t.Run("LongAbsence/"+n.Name, func(t *testing.T) {
+		run(t, "LongAbsence/"+n.Name, func(t *testing.T) {
 			g.WaitHealthy(t)
 			w := g.Writers(t, 2)
 			seeds := seedings(t, g.Main)
@@ -58,7 +58,7 @@ func TestRoad(t *testing.T) {
 		})
 	}
 
-	t.Run("LargeTransaction", func(t *testing.T) {
+	run(t, "LargeTransaction", func(t *testing.T) {
 		g.WaitHealthy(t)
 		w := g.Writers(t, 2)
 		before := time.Now()

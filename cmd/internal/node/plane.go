@@ -234,7 +234,6 @@ type primaryRun struct {
 	members uint64
 	voters  uint64
 	set     bool
-	epoch   pos.Epoch
 	short   map[string]string // nodes whose log the bound may drop: name to sentence
 }
 

@@ -34,7 +34,7 @@ func takeLock(cfg *configs.Node) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("%s: run_dir %s is used by another daemon (process %s); stop it first", cfg.File(), cfg.RunDir, strings.TrimSpace(string(pid)))
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
