@@ -85,9 +85,9 @@ func root(release context.CancelFunc) *cobra.Command {
 	c.CompletionOptions.HiddenDefaultCmd = true
 	width, terminal := terminalWidth()
 	c.AddCommand(cli.Commands(cli.Options{Out: os.Stdout, Version: version, Width: width, Color: terminal})...)
-	c.AddCommand(runCommand(release), initCommand(), demo.Command(version))
-	for _, sub := range c.Commands() {
-		cli.Prepare(sub)
+	for _, own := range []*cobra.Command{runCommand(release), initCommand(), demo.Command(version)} {
+		cli.Prepare(own)
+		c.AddCommand(own)
 	}
 	return c
 }

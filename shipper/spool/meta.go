@@ -172,3 +172,10 @@ func (m stored) clone() stored {
 	m.Lineage = slices.Clone(m.Lineage)
 	return m
 }
+
+// Peek reads what the spool in dir promises without opening it; nothing is
+// changed. ErrNoStore is returned when there is none.
+func Peek(dir string) (Meta, error) {
+	m, err := readMeta(OS(), dir)
+	return m.Meta, err
+}

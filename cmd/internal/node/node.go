@@ -47,6 +47,7 @@ type Node struct {
 	creds    *link.Credentials
 	net      link.Network
 	listener link.Listener
+	http     net.Listener // nil when it is off
 	spool    *spool.Spool
 	ledger   *ledger.Ledger
 	server   *pgctl.Server // nil on a witness
@@ -89,13 +90,16 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 	if id := n.creds.Identity(); id.Node != cfg.Name {
 		return nil, fmt.Errorf("%s: tls.cert was issued to node %q, but name is %q", cfg.File(), id.Node, cfg.Name)
 	}
+	if err := n.checkGroup(); err != nil {
+		return nil, err
+	}
 	if cfg.PostgreSQL != nil {
 		if n.server, err = newServer(cfg, n.log); err != nil {
 			return nil, err
 		}
 	}
-	if err := n.directories(); err != nil {
-		return nil, err
+	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
+		return nil, fmt.Errorf("%s: make run_dir: %w", cfg.File(), err)
 	}
 	if n.lock, err = takeLock(cfg); err != nil {
 		return nil, err
@@ -119,11 +123,37 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 		n.Close()
 		return nil, fmt.Errorf("%s: listen: %w", cfg.File(), err)
 	}
+	if cfg.HTTP != configs.HTTPOff {
+		if n.http, err = net.Listen("tcp", cfg.HTTP); err != nil {
+			n.Close()
+			return nil, fmt.Errorf("%s: http: %w", cfg.File(), err)
+		}
+	}
+	if err := n.directories(); err != nil {
+		n.Close()
+		return nil, err
+	}
 	if err := n.open(); err != nil {
 		n.Close()
 		return nil, err
 	}
 	return n, nil
+}
+
+// checkGroup refuses to work on the state of one group with the certificate of
+// another, before anything is written.
+func (n *Node) checkGroup() error {
+	m, err := spool.Peek(spoolDir(n.cfg))
+	if errors.Is(err, spool.ErrNoStore) {
+		return nil
+	}
+	if err != nil {
+		return nil // a damaged store is openStore's to judge
+	}
+	if id := n.creds.Identity(); m.Group != id.Group {
+		return fmt.Errorf("%s: tls.cert is of group %s, but state_dir %s is of group %s", n.cfg.File(), id.Group, n.cfg.StateDir, m.Group)
+	}
+	return nil
 }
 
 func newBoot() string { return fmt.Sprintf("%x-%d", time.Now().UnixNano(), os.Getpid()) }
@@ -206,6 +236,9 @@ func (n *Node) open() error {
 func (n *Node) Close() {
 	if n.listener != nil {
 		n.listener.Close()
+	}
+	if n.http != nil {
+		n.http.Close()
 	}
 	if n.ledger != nil {
 		if err := n.ledger.Close(); err != nil {

@@ -214,10 +214,8 @@ func (n *Node) surfaces(ctx context.Context, wg *sync.WaitGroup, fail func(strin
 		h := admin.Handler(n, admin.Options{Writable: true, Log: n.log})
 		fail("local socket", admin.ServeUnix(ctx, n.cfg.AdminSocket(), h, 0o600))
 	})
-	if n.cfg.HTTP != configs.HTTPOff {
-		wg.Go(func() {
-			fail("http", admin.ServeTCP(ctx, n.cfg.HTTP, admin.Handler(n, admin.Options{Log: n.log})))
-		})
+	if n.http != nil {
+		wg.Go(func() { fail("http", admin.Serve(ctx, n.http, admin.Handler(n, admin.Options{Log: n.log}))) })
 	}
 	if n.server != nil {
 		wg.Go(func() {
