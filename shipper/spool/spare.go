@@ -13,9 +13,11 @@ const (
 	sparePrefix    = "spare-"
 	tempSuffix     = ".tmp"
 	maxFilled      = 64 << 20               // larger segments are only recycled, never zero-filled
-	fillChunk      = 1 << 20                // bytes written between two looks at stop
+	fillChunk      = 512 << 10              // bytes written and synced at a time, so that no commit waits long behind them
+	fillPause      = 5 * time.Millisecond   // between two chunks
 	fillInterval   = 250 * time.Millisecond // over which the append rate is measured
-	fillQuietBytes = 1 << 20                // appended per interval above which filling waits
+	fillQuietBytes = 16 << 20               // appended per interval above which filling waits: a catch-up
+	maxRecycled    = 1 << 30                // bytes of pruned segments kept for reuse
 	fillBackoff    = 30 * time.Second       // after a failure, most likely a full disk
 )
 
@@ -25,7 +27,7 @@ const (
 // of the log's own past in them must not outlive a Reset.
 type filler struct {
 	s      *Spool
-	want   int
+	want   int // zero-filled ones
 	kick   chan struct{}
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -148,11 +150,15 @@ func (f *filler) writeZeros(ctx context.Context, name string, size int64) error 
 		n, err = file.WriteAt(zero[:min(int64(len(zero)), size-off)], off)
 		off += int64(n)
 		if err == nil {
-			err = ctx.Err()
+			err = file.Sync()
 		}
-	}
-	if err == nil {
-		err = file.Sync()
+		if err == nil && off < size {
+			select {
+			case <-ctx.Done():
+				err = ctx.Err()
+			case <-time.After(fillPause):
+			}
+		}
 	}
 	if cerr := file.Close(); err == nil {
 		err = cerr
@@ -185,7 +191,7 @@ func (f *filler) take(path string) bool {
 func (f *filler) recycle(path string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.spares) >= f.want {
+	if !f.room() {
 		return false
 	}
 	name := f.nextName()
@@ -199,6 +205,15 @@ func (f *filler) recycle(path string) bool {
 	}
 	f.spares = append(f.spares, name)
 	return true
+}
+
+// room tells whether one more pruned segment is worth keeping: overwriting it
+// costs neither new blocks nor new pages. mu is held.
+func (f *filler) room() bool {
+	f.s.mu.Lock()
+	segSize := f.s.meta.SegSize
+	f.s.mu.Unlock()
+	return f.want > 0 && int64(len(f.spares)) < max(int64(f.want), maxRecycled/max(segSize, 1))
 }
 
 func (f *filler) clearSlots(path string) error {

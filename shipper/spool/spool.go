@@ -40,7 +40,8 @@ type Config struct {
 	Log *slog.Logger
 	// SpareSegments is the number of preallocated segment files kept ready,
 	// since fdatasync is much faster on a file that needs no new blocks.
-	// Zero means 2; negative keeps none.
+	// Zero means 3; negative keeps none. Pruned segments are kept for reuse
+	// besides, up to 1 GiB.
 	SpareSegments int
 	// Verify tells Open up to where the bytes of src from from on, found
 	// beyond the last sync, are whole valid records. Those count as received.
@@ -56,7 +57,7 @@ func (c Config) withDefaults() Config {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.SpareSegments == 0 {
-		c.SpareSegments = 2
+		c.SpareSegments = 3
 	}
 	return c
 }
