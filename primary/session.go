@@ -34,6 +34,11 @@ type session struct {
 	beats  uint64
 	pushed atomic.Int32 // frames pushed since the peer's last answer
 
+	// relaxed: enough faster peers make commits durable, so this one is sent
+	// what has gathered every relaxFor. armed: a wake-up for that is due.
+	relaxed atomic.Bool
+	armed   atomic.Bool
+
 	received  atomic.Uint64
 	appliedAt atomic.Uint64
 	redo      atomic.Uint64
@@ -99,12 +104,16 @@ func (s *session) set(state string, err error) {
 		}
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stateIs != state {
-		s.p.log.Info("link", "peer", s.peer.Name, "state", state, "was", s.stateIs, "error", text)
+	was := s.stateIs
+	if was != state {
 		s.stateIs, s.since = state, time.Now()
 	}
 	s.problem, s.code = text, code
+	s.mu.Unlock()
+	if was != state {
+		s.p.log.Info("link", "peer", s.peer.Name, "state", state, "was", was, "error", text)
+		s.p.rebalance()
+	}
 }
 
 func (s *session) state(now time.Time) LinkState {
@@ -253,6 +262,14 @@ func (s *session) push(head frame.DataHead, b []byte) {
 		return
 	}
 	defer s.sendMu.Unlock()
+	if s.relaxed.Load() {
+		if head.SourceEnd.Sub(s.at) > relaxBytes {
+			s.wake()
+		} else if !s.armed.Swap(true) {
+			time.AfterFunc(relaxFor, s.wake)
+		}
+		return
+	}
 	inFlight := head.LSN.Sub(pos.LSN(s.received.Load()))
 	if s.out == nil || s.at != head.LSN || inFlight+uint64(len(b)) > pushBytes || s.pushed.Load() >= pushFrames {
 		s.wake()
@@ -334,6 +351,7 @@ func (s *session) pump(buf []byte) (more bool, err error) {
 	p := s.p
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
+	s.armed.Store(false)
 	if s.out == nil {
 		return false, net.ErrClosed
 	}
@@ -367,6 +385,12 @@ func (s *session) pump(buf []byte) (more bool, err error) {
 		return false, s.out.Flush()
 	}
 	return true, nil
+}
+
+func (s *session) streams() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stateIs == "streaming"
 }
 
 // stateFor names how far behind the peer is, with a distance between the two

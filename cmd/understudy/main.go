@@ -121,7 +121,7 @@ func runCommand(release context.CancelFunc) *cobra.Command {
 
 func run(ctx context.Context, config string) error {
 	debug.SetMemoryLimit(memoryLimit)
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(400)
 	cfg, err := configs.Load(config)
 	if err != nil {
 		return usage(err)
