@@ -55,39 +55,9 @@ func (p *Primary) receive(ctx context.Context, src *walsource.Source) {
 	}
 }
 
-const (
-	// relaxFor is how long log gathers for a peer whose acknowledgement no
-	// commit waits for: the most that a commit can come to wait when the faster
-	// peer stops answering without ending its connection.
-	relaxFor = 20 * time.Millisecond
-	// relaxBytes is how much may gather.
-	relaxBytes = 512 << 10
-)
-
-// rebalance decides which peers are sent every byte at once. Where the data
-// peers alone make a majority with the primary, a witness's acknowledgement is
-// one that no commit waits for: it gets what has gathered, in few frames with
-// few fsyncs, and is back to every byte as soon as a data peer falls behind or
-// away. A data peer is never relaxed, since its readers would see old data.
-func (p *Primary) rebalance() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	prompt := 0
-	for _, s := range p.sessions {
-		if s.peer.Data && p.count.IsVoter(s.peer.Store) && s.streams() {
-			prompt++
-		}
-	}
-	enough := p.count.Needed() > 0 && prompt >= p.count.Needed()-1
-	for _, s := range p.sessions {
-		relaxed := enough && !s.peer.Data
-		if s.relaxed.Swap(relaxed) && !relaxed {
-			s.wake()
-		}
-	}
-}
-
-// publish gives the receive goroutine the list of sessions, in a fixed order.
+// publish gives the receive goroutine the list of sessions in the order in which
+// they are sent to: a witness first, whose answer comes sooner since no
+// PostgreSQL stands between it and its disk.
 func (p *Primary) publish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,7 +65,15 @@ func (p *Primary) publish() {
 	for _, s := range p.sessions {
 		list = append(list, s)
 	}
-	slices.SortFunc(list, func(a, b *session) int { return strings.Compare(a.peer.Name, b.peer.Name) })
+	slices.SortFunc(list, func(a, b *session) int {
+		if a.peer.Data != b.peer.Data {
+			if b.peer.Data {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.peer.Name, b.peer.Name)
+	})
 	p.live.Store(&list)
 }
 
@@ -168,7 +146,6 @@ func (p *Primary) dispatch(ctx context.Context) {
 			run[store] = r
 		}
 		p.publish()
-		p.rebalance()
 		select {
 		case <-ctx.Done():
 			return

@@ -34,11 +34,6 @@ type session struct {
 	beats  uint64
 	pushed atomic.Int32 // frames pushed since the peer's last answer
 
-	// relaxed: enough faster peers make commits durable, so this one is sent
-	// what has gathered every relaxFor. armed: a wake-up for that is due.
-	relaxed atomic.Bool
-	armed   atomic.Bool
-
 	received  atomic.Uint64
 	appliedAt atomic.Uint64
 	redo      atomic.Uint64
@@ -112,7 +107,6 @@ func (s *session) set(state string, err error) {
 	s.mu.Unlock()
 	if was != state {
 		s.p.log.Info("link", "peer", s.peer.Name, "state", state, "was", was, "error", text)
-		s.p.rebalance()
 	}
 }
 
@@ -262,14 +256,6 @@ func (s *session) push(head frame.DataHead, b []byte) {
 		return
 	}
 	defer s.sendMu.Unlock()
-	if s.relaxed.Load() {
-		if head.SourceEnd.Sub(s.at) > relaxBytes {
-			s.wake()
-		} else if !s.armed.Swap(true) {
-			time.AfterFunc(relaxFor, s.wake)
-		}
-		return
-	}
 	inFlight := head.LSN.Sub(pos.LSN(s.received.Load()))
 	if s.out == nil || s.at != head.LSN || inFlight+uint64(len(b)) > pushBytes || s.pushed.Load() >= pushFrames {
 		s.wake()
@@ -351,7 +337,6 @@ func (s *session) pump(buf []byte) (more bool, err error) {
 	p := s.p
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
-	s.armed.Store(false)
 	if s.out == nil {
 		return false, net.ErrClosed
 	}
@@ -385,12 +370,6 @@ func (s *session) pump(buf []byte) (more bool, err error) {
 		return false, s.out.Flush()
 	}
 	return true, nil
-}
-
-func (s *session) streams() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stateIs == "streaming"
 }
 
 // stateFor names how far behind the peer is, with a distance between the two
