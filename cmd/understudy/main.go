@@ -29,9 +29,9 @@ import (
 // version is set by the build.
 var version = "dev"
 
-// The daemon's memory: far below what a loaded catch-up may use, so that the
-// collector works before the bound is near.
-const memoryLimit = 160 << 20
+// memoryLimit is what the Go runtime keeps its memory below, the program's own
+// pages not counted: the collector runs seldom far below it and often near it.
+const memoryLimit = 44 << 20
 
 // timerSlack is how late the kernel may wake the daemon's timers. The Go
 // runtime's monitor thread naps for 20 µs at a time after every wake-up of an

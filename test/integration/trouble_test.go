@@ -64,7 +64,7 @@ func TestTrouble_FullDisk(t *testing.T) {
 
 	// Somebody else fills the disk to the last byte, spare segments included.
 	fill(t, ballast)
-	load(t, g.Main, "ballast", 40)
+	load(t, g.Main, "ballast", 90) // more than the segment in use and all spares
 	text := complaint(t, g, cluster.Witness, "no space left")
 	t.Logf("incident: %s", text)
 	stuck := g.WaitStatus(t, 10*time.Second, "the witness behind", func(s cluster.Status) bool {

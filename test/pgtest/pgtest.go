@@ -238,11 +238,55 @@ func (c *Cluster) Stop(sig syscall.Signal) {
 	c.cmd = nil
 }
 
-// Crash kills the postmaster and its whole session at once.
+// Crash kills the postmaster and all its processes at once, and waits until
+// they are gone: each is a session of its own, and one that lives on keeps the
+// shared memory that a new server wants.
 func (c *Cluster) Crash() {
-	syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
+	pid := c.cmd.Process.Pid
+	syscall.Kill(pid, syscall.SIGSTOP) // no new child while we look
+	children := childrenOf(pid)
+	syscall.Kill(pid, syscall.SIGKILL)
+	for _, p := range children {
+		syscall.Kill(p, syscall.SIGKILL)
+	}
 	<-c.exited
+	for _, p := range children {
+		for i := 0; i < 1000 && lives(p); i++ {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
 	c.cmd = nil
+}
+
+// lives tells whether a process has not ended; a zombie has.
+func lives(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// childrenOf lists the processes whose parent is pid.
+func childrenOf(pid int) []int {
+	var out []int
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, f := range stats {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		fields := strings.Fields(rest)
+		if len(fields) < 2 || fields[1] != strconv.Itoa(pid) {
+			continue
+		}
+		if p, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // PID is the postmaster's process id.
