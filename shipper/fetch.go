@@ -120,8 +120,9 @@ func checkFetch(ask FetchAsk, s Served) *Refusal {
 }
 
 // Fetch asks for a stretch on a connection opened with PurposeFetch and hands
-// it to sink in order. It returns how far it came; that is short of ask.To
-// when the other side has no more.
+// it to sink in order, on a goroutine of its own that has ended on return. It
+// returns how far the sink came; that is short of ask.To when the other side
+// has no more.
 func Fetch(ctx context.Context, c net.Conn, ask FetchAsk, sink func(at pos.LSN, p []byte) error) (pos.LSN, error) {
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })
 	defer stop()
@@ -132,6 +133,16 @@ func Fetch(ctx context.Context, c net.Conn, ask FetchAsk, sink func(at pos.LSN, 
 	if err := w.Flush(); err != nil {
 		return ask.From, err
 	}
+	belt := NewConveyor(sink)
+	at, err := receiveFetch(c, r, ask, belt)
+	if berr := belt.Close(); berr != nil { // what was written counts, not what came
+		return max(belt.End(), ask.From), berr
+	}
+	return at, err
+}
+
+// receiveFetch puts what comes on the belt; it returns how far that went.
+func receiveFetch(c net.Conn, r *frame.Reader, ask FetchAsk, belt *Conveyor) (pos.LSN, error) {
 	at := ask.From
 	for {
 		c.SetReadDeadline(time.Now().Add(30 * time.Second))
@@ -148,7 +159,7 @@ func Fetch(ctx context.Context, c net.Conn, ask FetchAsk, sink func(at pos.LSN, 
 			if h.LSN != at || at+pos.LSN(len(b)) > ask.To {
 				return at, fmt.Errorf("%w: bytes at %s where %s belongs", ErrUnexpected, h.LSN, at)
 			}
-			if err := sink(at, b); err != nil {
+			if err := belt.Put(at, b); err != nil {
 				return at, err
 			}
 			at += pos.LSN(len(b))

@@ -37,7 +37,15 @@ func (r *Receiver) receive(ctx context.Context, s *stream, fr *frame.Reader) err
 	kick := make(chan struct{}, 1)
 	synced := make(chan error, 1)
 	go func() { synced <- r.syncLoop(ctx, s, kick) }()
+	s.belt = shipper.NewConveyor(func(at pos.LSN, p []byte) error {
+		err := r.cfg.Spool.Append(s.hello.Epoch, at, p)
+		wake(kick)
+		return err
+	})
 	err := r.frames(s, fr, kick)
+	if berr := s.belt.Close(); berr != nil {
+		err = berr // nothing is appended for this stream any more
+	}
 	cancel()
 	if serr := <-synced; serr != nil && errors.Is(err, net.ErrClosed) {
 		err = serr // the sync loop closed the stream
@@ -89,16 +97,29 @@ func (r *Receiver) data(s *stream, p []byte, more bool, kick chan struct{}) erro
 		return fmt.Errorf("%w: bytes of epoch %s on a stream of %s", shipper.ErrUnexpected, h.Epoch, s.hello.Epoch)
 	}
 	sp := r.cfg.Spool
+	end := h.LSN + pos.LSN(len(b))
+	if h.SourceEnd.Sub(end) > bulk {
+		r.mu.Lock()
+		r.heard(h.Committed, h.SourceEnd)
+		r.mu.Unlock()
+		s.bulk = true
+		return s.belt.Put(h.LSN, b) // the disk is waited for on another goroutine
+	}
+	if s.bulk {
+		s.bulk = false
+		if err := s.belt.Drain(); err != nil {
+			return err
+		}
+	}
 	if err := sp.Append(h.Epoch, h.LSN, b); err != nil {
 		return err
 	}
-	end := h.LSN + pos.LSN(len(b))
 	r.mu.Lock()
 	r.heard(h.Committed, h.SourceEnd)
 	feeding := r.fedSoon(end)
 	r.mu.Unlock()
 	switch {
-	case h.SourceEnd.Sub(end) > bulk || feeding:
+	case feeding:
 		wake(kick)
 		return nil
 	case more:

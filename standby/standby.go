@@ -103,6 +103,8 @@ type stream struct {
 	w     *frame.Writer
 	hello shipper.Hello
 	acked pos.LSN // last durable position sent
+	belt  *shipper.Conveyor
+	bulk  bool // log may be on the belt
 	// cancel ends what the stream waits for besides its connection.
 	cancel context.CancelFunc
 
