@@ -1,3 +1,8 @@
+// Package flow paces what is done towards one peer: the pauses between attempts
+// to reach it, and the rate at which it takes what it is sent.
+//
+// The package is pure: it reads no clock, draws no random number and sends
+// nothing.
 package flow
 
 import "time"
