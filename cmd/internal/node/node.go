@@ -55,7 +55,6 @@ type Node struct {
 	plane    *plane
 	agent    *failover.Agent
 	control  *control
-	hooks    hooks
 
 	mu  sync.Mutex
 	seq uint64
@@ -63,11 +62,6 @@ type Node struct {
 	// gapSince is since when nobody has had the log that this node lacks.
 	gapSince time.Time
 	stopped  context.CancelCauseFunc
-}
-
-// hooks are seams for tests of crashes.
-type hooks struct {
-	seedStep func(string) error
 }
 
 // Options are what the program knows besides the node file.

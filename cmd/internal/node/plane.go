@@ -172,9 +172,6 @@ func (p *plane) seedOnce(ctx context.Context) error {
 	if n.server.Account.Switch {
 		cfg.Owner = &restore.Owner{UID: int(n.server.Account.UID), GID: int(n.server.Account.GID)}
 	}
-	if h := n.hooks.seedStep; h != nil {
-		cfg.Step = h
-	}
 	res, err := restore.Seed(ctx, conn, cfg)
 	if err != nil {
 		return err
