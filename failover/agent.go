@@ -348,7 +348,7 @@ func (a *Agent) ownLog(ctx context.Context, lineage pos.Lineage) (pos.LSN, pos.T
 	if err != nil {
 		return 0, 0, err
 	}
-	end, err := a.cfg.Plane.LogEnd(c.Timeline, c.Redo)
+	end, err := a.cfg.Plane.LogEnd(c)
 	if err != nil {
 		return 0, 0, fmt.Errorf("scan pg_wal from %s: %w", c.Redo, err)
 	}

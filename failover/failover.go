@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"understudy/failover/decide"
+	"understudy/failover/pgctl"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
 )
@@ -73,9 +74,10 @@ type Plane interface {
 	Adopt(l pos.Lineage, e pos.Epoch) error
 	// StartPrimary begins to receive from the local server and to ship.
 	StartPrimary(ctx context.Context, s PrimarySpec) (PrimaryRun, error)
-	// LogEnd scans the local pg_wal from redo on: where PostgreSQL's crash
-	// recovery will write its next byte. Everything up to there is fsynced.
-	LogEnd(timeline pos.Timeline, redo pos.LSN) (pos.LSN, error)
+	// LogEnd scans the local pg_wal from the redo point of c on: where
+	// PostgreSQL's crash recovery will write its next byte. Everything up to
+	// there is fsynced.
+	LogEnd(c pgctl.Control) (pos.LSN, error)
 	// Seed fills the empty data directory from the primary; it may be called
 	// again after any error.
 	Seed(ctx context.Context) error

@@ -95,12 +95,9 @@ func (p *plane) LogBase() pos.LSN { return p.n.spool.Base() }
 // what differs.
 func (p *plane) Claim() error { return restore.Claim(p.n.server.DataDir) }
 
-// LogEnd scans pg_wal from a record boundary on and fsyncs what it read.
-func (p *plane) LogEnd(tli pos.Timeline, redo pos.LSN) (pos.LSN, error) {
-	c, err := p.n.server.Control(context.Background())
-	if err != nil {
-		return 0, err
-	}
+// LogEnd scans pg_wal from the redo point of c on and fsyncs what it read.
+func (p *plane) LogEnd(c pgctl.Control) (pos.LSN, error) {
+	tli, redo := c.Timeline, c.Redo
 	dir := filepath.Join(p.n.server.DataDir, "pg_wal")
 	src := spool.Dir(dir, c.SegSize, pos.Lineage{{Epoch: pos.Epoch{Gen: 1, Num: 1}, Timeline: tli, Start: 0}})
 	defer src.Close()
