@@ -30,6 +30,7 @@ const (
 	PurposeStream Purpose = 'S' // a primary ships its log
 	PurposeFetch  Purpose = 'F' // a node asks for a stretch of log
 	PurposeBase   Purpose = 'B' // an empty standby asks for a base
+	PurposeTunnel Purpose = 'T' // a tool of a returning node asks for the server
 )
 
 // HandshakeTimeout bounds every step before the first data frame.
@@ -65,7 +66,7 @@ func Accept(c net.Conn) (Purpose, error) {
 	}
 	c.SetReadDeadline(time.Time{})
 	switch p := Purpose(b[0]); p {
-	case PurposeStream, PurposeFetch, PurposeBase:
+	case PurposeStream, PurposeFetch, PurposeBase, PurposeTunnel:
 		return p, nil
 	default:
 		return 0, fmt.Errorf("unknown purpose %d of a connection", b[0])

@@ -282,7 +282,7 @@ func (r *Receiver) Fed(f walserver.Feedback) error {
 	r.applied = f.Applied
 	r.back = f
 	r.fedSent = f.Sent
-	if !r.held && f.Counted > r.fed && f.Entry == r.cfg.Spool.Lineage().Last() {
+	if !r.held && r.elected == 0 && f.Counted > r.fed && f.Entry == r.cfg.Spool.Lineage().Last() {
 		r.fed = f.Counted
 	}
 	s := r.cur

@@ -42,6 +42,9 @@ type Config struct {
 	// Fill brings log that the primary no longer has from another peer's spool:
 	// it appends from the spool's end up to the given LSN, or says why not.
 	Fill func(ctx context.Context, h shipper.Hello, to pos.LSN) error
+	// Refuse says why this node takes no stream now; "" when it does. Nil never
+	// refuses.
+	Refuse func() string
 	// OnSession is called when a stream from a primary begins (its Hello) and
 	// when it ends (nil error: the primary closed it).
 	OnSession func(h shipper.Hello, up bool, err error)
@@ -84,6 +87,7 @@ type Receiver struct {
 	atOnce    bool
 	feeding   bool
 	fedSent   pos.LSN // last byte given to the walreceiver
+	elected   pos.LSN // the walreceiver gets everything up to here, without a primary
 	lastSync  time.Time
 	back      walserver.Feedback
 	since     time.Time
@@ -120,7 +124,7 @@ func (r *Receiver) Fence(e pos.Epoch) (pos.Lineage, pos.Pos, error) {
 	r.mu.Lock()
 	cur := r.cur
 	if r.cfg.Spool.Lineage().Last().Epoch.Less(e) {
-		r.held = true
+		r.held, r.elected = true, 0
 		r.notify()
 	}
 	if cur != nil && cur.hello.Epoch.Less(e) {
@@ -204,6 +208,11 @@ func (r *Receiver) check(h shipper.Hello) *shipper.Refusal {
 	if ref := shipper.CheckHello(h, id.Group, id.Ledger, id.SystemID, id.Major, id.SegSize); ref != nil {
 		return ref
 	}
+	if r.cfg.Refuse != nil {
+		if why := r.cfg.Refuse(); why != "" {
+			return &shipper.Refusal{Code: shipper.RefuseBusy, Text: why}
+		}
+	}
 	if h.To != r.cfg.Store {
 		return &shipper.Refusal{Code: shipper.RefuseStore, Text: fmt.Sprintf("%s is now store %s, not %s", r.cfg.Node, r.cfg.Store, h.To)}
 	}
@@ -276,7 +285,9 @@ func (r *Receiver) prepare(ctx context.Context, s *stream) error {
 	}
 	r.mu.Lock()
 	r.fed = min(r.fed, sp.End())
-	r.committed = max(r.committed, h.Committed)
+	// After a change that lost log, what was committed there is no more.
+	r.committed = max(min(r.committed, sp.End()), h.Committed)
+	r.elected = 0
 	r.sourceEnd = h.End
 	r.atOnce = h.AtOnce
 	r.held = false
@@ -336,12 +347,32 @@ func (r *Receiver) SetRedo(l pos.LSN) {
 	r.mu.Unlock()
 }
 
+// Elect gives the local walreceiver everything up to upto, without a primary
+// that ships: this node was elected with it. It holds until the next fence or
+// stream.
+func (r *Receiver) Elect(upto pos.LSN) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.elected, r.held = upto, false
+	r.notify()
+}
+
+// Heard is the highest committed LSN that this node has heard of.
+func (r *Receiver) Heard() pos.LSN {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.committed
+}
+
 // Serve is what the walserver gives the local PostgreSQL, and a channel that
 // is closed when that changes.
 func (r *Receiver) Serve() (limit pos.LSN, held bool, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.atOnce {
+	switch {
+	case r.elected != 0:
+		limit = r.elected
+	case !r.atOnce:
 		limit = max(r.committed, 1)
 	}
 	return limit, r.held, r.changed

@@ -7,15 +7,16 @@ type version struct {
 	statsItem  int    // bytes of a dropped-statistics item in commit records
 	lastRMgr   uint8  // highest built-in resource manager
 	customRMgr bool   // extensions may register resource managers 128 to 255
+	compressed uint8  // bits of a page image's info that say it is compressed
 }
 
 // versions is ordered, newest last; magics grow with it.
 var versions = [...]version{
-	{major: 14, magic: 0xD10D, lastRMgr: 21},
-	{major: 15, magic: 0xD110, statsItem: 12, lastRMgr: 21, customRMgr: true},
-	{major: 16, magic: 0xD113, statsItem: 12, lastRMgr: 21, customRMgr: true},
-	{major: 17, magic: 0xD116, statsItem: 12, lastRMgr: 21, customRMgr: true},
-	{major: 18, magic: 0xD118, statsItem: 16, lastRMgr: 21, customRMgr: true},
+	{major: 14, magic: 0xD10D, lastRMgr: 21, compressed: 0x02},
+	{major: 15, magic: 0xD110, statsItem: 12, lastRMgr: 21, customRMgr: true, compressed: 0x1C},
+	{major: 16, magic: 0xD113, statsItem: 12, lastRMgr: 21, customRMgr: true, compressed: 0x1C},
+	{major: 17, magic: 0xD116, statsItem: 12, lastRMgr: 21, customRMgr: true, compressed: 0x1C},
+	{major: 18, magic: 0xD118, statsItem: 16, lastRMgr: 21, customRMgr: true, compressed: 0x1C},
 }
 
 // versionOf finds the version of a page magic. major is Params.Major.
