@@ -125,6 +125,22 @@ func (l *Ledger) Found(ctx context.Context, f facts.Found) error {
 	return nil
 }
 
+// Reform begins a new ledger with what this node knows of an old one. Calling
+// it again after a crash is safe.
+func (l *Ledger) Reform(ctx context.Context, r facts.Reform) error {
+	addr := l.cfg.Advertise
+	if addr == "" {
+		addr = l.cfg.Stream.Addr().String()
+	}
+	if err := l.node.Bootstrap(addr); err != nil && !errors.Is(err, raftnode.ErrExists) {
+		return err
+	}
+	if _, err := l.Propose(ctx, facts.Command{Kind: facts.CmdReform, Reform: &r}); err != nil {
+		return fmt.Errorf("form the group anew: %w", err)
+	}
+	return nil
+}
+
 // State is the newest state applied here. It is immutable, and may be older
 // than what the group agreed on: permission to act is taken from Read.
 func (l *Ledger) State() facts.State { return l.hub.current() }
@@ -200,6 +216,7 @@ func (l *Ledger) applyHere(ctx context.Context, b []byte) (facts.Outcome, error)
 	if !ok {
 		return facts.Outcome{}, fmt.Errorf("state machine answered a %T", answer)
 	}
+	l.node.Spread()
 	return out, nil
 }
 

@@ -41,6 +41,10 @@ type Plan struct {
 	Rule    string
 	Why     string
 	Actions []Action
+	// Evidence is what the rule looked at, and Rejected what it could have
+	// chosen instead, for people; only rules about the primaryship say so.
+	Evidence []Evidence
+	Rejected []Rejected
 }
 
 // Empty tells whether there is nothing to do.
@@ -52,6 +56,8 @@ type Rule struct {
 	ID   string
 	Then string // what the rule does, for people
 	when func(Observation) ([]Action, string)
+	// why says more of a plan that is kept; nil for rules that nobody asks about.
+	why func(Observation) ([]Evidence, []Rejected)
 }
 
 // Limits of the rules. Each names the mistake it prefers.
@@ -78,23 +84,28 @@ const (
 // Rules is the table, in the order in which it is tried.
 func Rules() []Rule {
 	return []Rule{
-		{"begin-founding", "begin the first epoch of a group", beginFounding},
-		{"begin-ended", "begin a new epoch after the primary's server has ended", beginEnded},
-		{"assign", "assign the primary when a majority has fenced", assign},
-		{"stuck", "say what a group without a primary waits for", stuck},
-		{"raft-forget", "remove a ledger server that is no member", raftForget},
-		{"raft-restore", "add a member that the ledger's servers lack", raftRestore},
-		{"member-replace", "retire the lost store of a node that came back with another", memberReplace},
-		{"member-add", "admit a node that asks to join", memberAdd},
-		{"member-address", "follow a member that moved", memberAddress},
-		{"voter-withdraw", "give up a candidate voter that fell silent", voterWithdraw},
-		{"voter-admit", "give the vote to a candidate that has caught up", voterAdmit},
-		{"voter-propose", "propose the next voter", voterPropose},
-		{"ledger-vote", "give ledger votes to the WAL voters", ledgerVote},
-		{"leaving-over", "forget an announced restart whose time is over", leavingOver},
-		{"incident-raise", "record what a node complains of", incidentRaise},
-		{"incident-clear", "close what a node no longer complains of", incidentClear},
-		{"leader-off-primary", "lead the ledger from a node that is not the primary", leaderOffPrimary},
+		{"begin-founding", "begin the first epoch of a group", beginFounding, primaryEvidence},
+		{"begin-ordered", "begin a new epoch for what the operator ordered", beginOrdered, primaryEvidence},
+		{"begin-ended", "begin a new epoch after the primary's server has ended", beginEnded, primaryEvidence},
+		{"begin-stalled", "begin a new epoch when the elected node fell silent before it opened", beginStalled, primaryEvidence},
+		{"order-over", "give up an order that the primary did not follow", orderOver, primaryEvidence},
+		{"assign", "assign the primary when a majority has fenced", assign, electionEvidence},
+		{"stuck", "say what a group without a primary waits for", stuck, nil},
+		{"pair-vote", "move the ledger's only vote to the new primary of a pair", pairVote, nil},
+		{"raft-forget", "remove a ledger server that is no member", raftForget, nil},
+		{"raft-restore", "add a member that the ledger's servers lack", raftRestore, nil},
+		{"member-replace", "retire the lost store of a node that came back with another", memberReplace, nil},
+		{"member-add", "admit a node that asks to join", memberAdd, nil},
+		{"member-address", "follow a member that moved", memberAddress, nil},
+		{"voter-withdraw", "give up a candidate voter that fell silent", voterWithdraw, nil},
+		{"voter-admit", "give the vote to a candidate that has caught up", voterAdmit, nil},
+		{"pair-alone", "let the primary of a pair go on without its lost standby", pairAlone, primaryEvidence},
+		{"voter-propose", "propose the next voter", voterPropose, nil},
+		{"ledger-vote", "give ledger votes to the WAL voters", ledgerVote, nil},
+		{"leaving-over", "forget an announced restart whose time is over", leavingOver, nil},
+		{"incident-raise", "record what a node complains of", incidentRaise, nil},
+		{"incident-clear", "close what a node no longer complains of", incidentClear, nil},
+		{"leader-off-primary", "lead the ledger from a node that is not the primary", leaderOffPrimary, nil},
 	}
 }
 
@@ -103,9 +114,15 @@ func Rules() []Rule {
 // plan.
 func Decide(o Observation) Plan {
 	for _, r := range Rules() {
-		if actions, why := r.when(o); len(actions) > 0 {
-			return Plan{Rule: r.ID, Why: why, Actions: actions}
+		actions, why := r.when(o)
+		if len(actions) == 0 {
+			continue
 		}
+		p := Plan{Rule: r.ID, Why: why, Actions: actions}
+		if r.why != nil {
+			p.Evidence, p.Rejected = r.why(o)
+		}
+		return p
 	}
 	return Plan{}
 }
@@ -145,12 +162,7 @@ func (o Observation) link(node string) (Link, bool) {
 	return Link{}, false
 }
 
-func (o Observation) name(store string) string {
-	if m, ok := o.State.Members[store]; ok {
-		return m.Name
-	}
-	return store
-}
+func (o Observation) name(store string) string { return o.State.NameOf(store) }
 
 func beginFounding(o Observation) ([]Action, string) {
 	if !o.State.Founded() || o.State.Primary.Phase != facts.PhaseNone {
@@ -158,76 +170,7 @@ func beginFounding(o Observation) ([]Action, string) {
 	}
 	why := "the group is new"
 	return []Action{command(facts.Command{Kind: facts.CmdBeginEpoch,
-		BeginEpoch: &facts.BeginEpoch{Expect: o.State.Primary.Version, Cause: why}})}, why
-}
-
-func beginEnded(o Observation) ([]Action, string) {
-	p := o.State.Primary
-	if p.Store == "" || p.Phase == facts.PhaseFencing || p.Phase == facts.PhaseNone {
-		return nil, ""
-	}
-	rep, ok := o.fresh(p.Store)
-	if !ok || rep.Server.Ended.Less(p.Epoch) {
-		return nil, ""
-	}
-	if p.Phase != facts.PhaseOpened && o.Now.Sub(p.Since) < retryStart {
-		return nil, ""
-	}
-	why := fmt.Sprintf("PostgreSQL of %s has ended", p.Node)
-	if rep.Server.Problem != "" {
-		why += ": " + rep.Server.Problem
-	}
-	return []Action{command(facts.Command{Kind: facts.CmdBeginEpoch,
-		BeginEpoch: &facts.BeginEpoch{Expect: p.Version, Cause: why}})}, why
-}
-
-// assign elects the node that was primary before, which holds the largest
-// position of all since peers never hold more than its PostgreSQL flushed.
-func assign(o Observation) ([]Action, string) {
-	p := o.State.Primary
-	if p.Phase != facts.PhaseFencing || !o.State.FenceMajority() {
-		return nil, ""
-	}
-	store, _ := candidate(o)
-	if store == "" {
-		return nil, ""
-	}
-	why := fmt.Sprintf("%s holds %s, as much as any that reported", o.name(store), p.Fence[store].Pos)
-	return []Action{command(facts.Command{Kind: facts.CmdAssign,
-		Assign: &facts.Assign{Expect: p.Version, Epoch: p.Epoch, Store: store}})}, why
-}
-
-// candidate is the store that may be assigned, or why there is none.
-func candidate(o Observation) (store, missing string) {
-	p := o.State.Primary
-	store = p.Previous
-	if store == "" {
-		for _, m := range o.State.Members {
-			if m.Seeded && o.State.IsVoter(m.Store) {
-				store = m.Store
-			}
-		}
-	}
-	m, ok := o.State.Members[store]
-	if !ok {
-		return "", "no member has a database to start"
-	}
-	if !o.State.IsVoter(store) {
-		return "", fmt.Sprintf("%s has no WAL vote, so its log proves nothing", m.Name)
-	}
-	mine, ok := p.Fence[store]
-	if !ok {
-		return "", fmt.Sprintf("%s, which was primary, has not reported its log", m.Name)
-	}
-	if rep, ok := o.fresh(store); ok && rep.Server.State == ServerFailed {
-		return "", fmt.Sprintf("PostgreSQL of %s cannot be started: %s", m.Name, rep.Server.Problem)
-	}
-	for other, rep := range p.Fence {
-		if mine.Pos.Less(rep.Pos) {
-			return "", fmt.Sprintf("%s holds %s, %s only %s: it has lost log that it had flushed", o.name(other), rep.Pos, m.Name, mine.Pos)
-		}
-	}
-	return store, ""
+		BeginEpoch: &facts.BeginEpoch{Expect: o.State.Primary.Version, Cause: why, Change: facts.ChangeFounding}})}, why
 }
 
 // stuckKey is the incident of a group that cannot choose a primary.
@@ -246,8 +189,8 @@ func stuck(o Observation) ([]Action, string) {
 	text := "No primary: "
 	if !o.State.FenceMajority() {
 		text += fmt.Sprintf("%d of %d voters have fenced, missing are %s.", len(p.Fence), len(o.State.Voters.Stores), strings.Join(unfenced(o), ", "))
-	} else if _, missing := candidate(o); missing != "" {
-		text += missing + "."
+	} else if c := elect(o); c.wait != "" {
+		text += c.wait + "."
 	} else {
 		return nil, ""
 	}
@@ -280,7 +223,7 @@ func leavingOver(o Observation) ([]Action, string) {
 
 func leaderOffPrimary(o Observation) ([]Action, string) {
 	p := o.State.Primary
-	if p.Store != o.SelfStore || p.Phase != facts.PhaseOpened || o.Now.Sub(o.LastTransfer) < transferEvery || o.Now.Sub(p.OpenedAt) < time.Second {
+	if p.Store != o.SelfStore || p.Phase != facts.PhaseOpened || o.State.Order != nil || o.Now.Sub(o.LastTransfer) < transferEvery || o.Now.Sub(p.OpenedAt) < time.Second {
 		return nil, ""
 	}
 	var best facts.Member

@@ -102,6 +102,11 @@ type Report struct {
 	Address string    `json:"address"` // between nodes, host:port
 	HTTP    string    `json:"http"`
 
+	// Ledger and Generation tell apart the halves of a group that was formed
+	// anew by force.
+	Ledger     string `json:"ledger,omitempty"`
+	Generation uint32 `json:"generation,omitempty"`
+
 	Role      Role         `json:"role"`
 	Epoch     pos.Epoch    `json:"epoch"` // newest adopted lineage entry
 	Fence     pos.Epoch    `json:"fence"`

@@ -55,8 +55,8 @@ func Assigned(s facts.State, store string, was bool) Assignment {
 	if p.Store == store {
 		return Assignment{Kind: Primary, Epoch: p.Epoch}
 	}
-	if was && p.Phase != facts.PhaseOpened {
-		return Assignment{Kind: Hold} // rewound only after the newer epoch is open
+	if was && !Known(p) {
+		return Assignment{Kind: Hold} // it is not known yet where the newer log begins
 	}
 	return Assignment{Kind: Standby}
 }

@@ -50,7 +50,8 @@ func TestAssigned(t *testing.T) {
 		{"fencing, was primary", group(facts.PhaseFencing, "", epoch(2)), "A", true, role.Hold},
 		{"fencing, standby", group(facts.PhaseFencing, "", epoch(2)), "B", false, role.Standby},
 		{"fencing, witness", group(facts.PhaseFencing, "", epoch(2)), "W", false, role.Witness},
-		{"replaced, not yet open", group(facts.PhasePromoting, "B", epoch(2)), "A", true, role.Hold},
+		{"replaced, start not known", group(facts.PhaseAssigned, "B", epoch(2)), "A", true, role.Hold},
+		{"replaced, not yet open", group(facts.PhasePromoting, "B", epoch(2)), "A", true, role.Standby},
 		{"replaced, open", group(facts.PhaseOpened, "B", epoch(2)), "A", true, role.Standby},
 	} {
 		got := role.Assigned(tt.s, tt.store, tt.was)

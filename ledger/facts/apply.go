@@ -51,6 +51,8 @@ const (
 	CodeBadPolicy       = "bad-policy"         // Policy.Validate says why
 	CodeLastLedgerVoter = "last-ledger-voter"  // nobody would be left to keep the ledger
 	CodeEpochsExhausted = "epochs-exhausted"   // no higher epoch exists
+	CodeOrderStands     = "order-stands"       // another order is not finished
+	CodeLedgerVote      = "ledger-vote"        // the ledger's vote has not moved to the new primary yet
 	CodeAlreadyStated   = "already-stated"     // the start of this epoch was recorded with other values
 )
 
@@ -100,14 +102,20 @@ func Apply(s State, c Command) (State, Outcome) {
 		t.s.Recent = append(slices.Clone(keep), Applied{ID: c.ID, Outcome: out})
 		out.Events = slices.Clone(out.Events)
 	}
+	if len(out.Events) > 0 { // not in Recent, which must stay small
+		out.Events[0].Decision = c.Decision
+	}
 	return t.s, out
 }
 
 // apply checks the rules of the command and changes t.s; after a refusal t is
 // thrown away.
 func (t *tx) apply() *refusal {
-	if t.c.Kind == CmdFound {
+	switch t.c.Kind {
+	case CmdFound:
 		return t.found(t.c.Found)
+	case CmdReform:
+		return t.reform(t.c.Reform)
 	}
 	if !t.s.Founded() {
 		return refuse(CodeNotFounded, "the group is not founded yet")
@@ -137,12 +145,18 @@ func (t *tx) apply() *refusal {
 		return t.beginEpoch(c.BeginEpoch)
 	case CmdReportFence:
 		return t.reportFence(c.ReportFence.FenceReport)
+	case CmdNominate:
+		return t.nominate(c.Nominate)
 	case CmdAssign:
 		return t.assign(c.Assign)
 	case CmdStarting:
 		return t.starting(c.Starting)
 	case CmdOpened:
 		return t.opened(c.Opened)
+	case CmdSetOrder:
+		return t.setOrder(c.SetOrder)
+	case CmdClearOrder:
+		return t.clearOrder(c.ClearOrder)
 	}
 	return t.applyNotice()
 }
@@ -160,6 +174,12 @@ func (t *tx) applyNotice() *refusal {
 		return t.setLeaving(c.SetLeaving.Leaving)
 	case CmdClearLeaving:
 		return t.clearLeaving(c.ClearLeaving.Store)
+	case CmdSetOffline:
+		return t.setOffline(c.SetOffline)
+	case CmdNotePhase:
+		return t.notePhase(c.NotePhase)
+	case CmdReturned:
+		return t.returned(c.Returned)
 	}
 	return refuse(CodeBadCommand, "unknown command %q", t.c.Kind)
 }

@@ -12,6 +12,9 @@ import (
 // MaxCommandBytes bounds an encoded command.
 const MaxCommandBytes = 4 << 20
 
+// MaxDecisionBytes bounds the record of a decision that a command carries.
+const MaxDecisionBytes = 256 << 10
+
 // ErrCommand is returned for bytes or a value that is no command.
 var ErrCommand = errors.New("not a ledger command")
 
@@ -34,7 +37,9 @@ func (c Command) payloads() []struct {
 		{CmdDropVoter, c.DropVoter}, {CmdConfirmVoters, c.ConfirmVoters}, {CmdBeginEpoch, c.BeginEpoch},
 		{CmdReportFence, c.ReportFence}, {CmdAssign, c.Assign}, {CmdStarting, c.Starting}, {CmdOpened, c.Opened},
 		{CmdSetPolicy, c.SetPolicy}, {CmdRaiseIncident, c.RaiseIncident}, {CmdClearIncident, c.ClearIncident},
-		{CmdSetLeaving, c.SetLeaving}, {CmdClearLeaving, c.ClearLeaving},
+		{CmdSetLeaving, c.SetLeaving}, {CmdClearLeaving, c.ClearLeaving}, {CmdSetOrder, c.SetOrder},
+		{CmdClearOrder, c.ClearOrder}, {CmdNominate, c.Nominate}, {CmdSetOffline, c.SetOffline},
+		{CmdNotePhase, c.NotePhase}, {CmdReturned, c.Returned}, {CmdReform, c.Reform},
 	}
 }
 
@@ -62,6 +67,9 @@ func (c Command) Normalize() (Command, error) {
 	}
 	if len(c.ID) > maxNameBytes {
 		return c, fmt.Errorf("%w: its id has more than %d bytes", ErrCommand, maxNameBytes)
+	}
+	if len(c.Decision) > MaxDecisionBytes {
+		return c, fmt.Errorf("%w: its decision has more than %d bytes", ErrCommand, MaxDecisionBytes)
 	}
 	return c, nil
 }

@@ -40,6 +40,9 @@ func FuzzDecodeCommand(f *testing.F) {
 	for _, c := range []facts.Command{
 		found(), begin(l), report(l, "A", 100, l.s.Lineage), assign(l, "A"), starting(l, "A", 1, 2), opened(l, "A", 3),
 		addMember(l, "n", "N", facts.KindData), propose("B", 1), drop("W"), {WithdrawVoter: &facts.WithdrawVoter{}},
+		forceOrder(l, "B"), clearOrder("o"), force(l, "B"), nominate(l, "B", "W"), note(ep(1), facts.StepStopped, "main"),
+		returned(ep(1), "A", &facts.Closing{LogEnd: 5, Transactions: []facts.LostTransaction{{XID: 7, Tables: []string{"t"}}}}), reform(l.s, "B", 300),
+		{SetOffline: &facts.SetOffline{Offline: true}}, ledgerVote("B", true),
 	} {
 		c.At, c.ID = t0, "id"
 		b, err := facts.EncodeCommand(c)
@@ -70,16 +73,18 @@ func FuzzDecodeCommand(f *testing.F) {
 		if d := cmp.Diff(c, back); d != "" {
 			t.Fatal(d)
 		}
-		s, out := facts.Apply(l.s, c)
-		if (out.Refused == "") != (out.Code == "") {
-			t.Fatalf("%+v", out)
-		}
-		enc, err := facts.Encode(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := facts.Decode(enc); err != nil {
-			t.Fatalf("a state that Apply made is refused: %v", err)
+		for _, before := range []facts.State{l.s, {}} { // the second is where a group is founded or formed anew
+			s, out := facts.Apply(before, c)
+			if (out.Refused == "") != (out.Code == "") {
+				t.Fatalf("%+v", out)
+			}
+			enc, err := facts.Encode(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := facts.Decode(enc); err != nil {
+				t.Fatalf("a state that Apply made is refused: %v", err)
+			}
 		}
 	})
 }

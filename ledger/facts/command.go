@@ -1,6 +1,7 @@
 package facts
 
 import (
+	"encoding/json"
 	"time"
 
 	"understudy/shipper/pos"
@@ -32,6 +33,13 @@ const (
 	CmdClearIncident CommandKind = "clear-incident"
 	CmdSetLeaving    CommandKind = "set-leaving"
 	CmdClearLeaving  CommandKind = "clear-leaving"
+	CmdSetOrder      CommandKind = "set-order"
+	CmdClearOrder    CommandKind = "clear-order"
+	CmdNominate      CommandKind = "nominate"
+	CmdSetOffline    CommandKind = "set-offline"
+	CmdNotePhase     CommandKind = "note-phase"
+	CmdReturned      CommandKind = "returned"
+	CmdReform        CommandKind = "reform"
 )
 
 // Found makes the group: Member becomes its first node, sole WAL voter, ledger
@@ -104,10 +112,22 @@ type ConfirmVoters struct {
 }
 
 // BeginEpoch ends the present primaryship and begins to fence for the next.
-// Expect is Primaryship.Version; Cause is one sentence for people.
+// Expect is Primaryship.Version; Cause is one sentence for people; Decision is
+// the id of the decision, for people who ask why.
 type BeginEpoch struct {
-	Expect uint64 `json:"expect"`
-	Cause  string `json:"cause"`
+	Expect   uint64     `json:"expect"`
+	Cause    string     `json:"cause"`
+	Change   ChangeKind `json:"change"`
+	Decision string     `json:"decision"`
+}
+
+// Nominate asks Store, which is to be assigned, to copy what it lacks from
+// Donor. Expect is Primaryship.Version.
+type Nominate struct {
+	Expect uint64    `json:"expect"`
+	Epoch  pos.Epoch `json:"epoch"`
+	Store  string    `json:"store"`
+	Donor  string    `json:"donor"`
 }
 
 // ReportFence records a fence.
@@ -116,12 +136,14 @@ type ReportFence struct {
 }
 
 // Assign elects Store. Donor is the store it copied from, or "". Expect is
-// Primaryship.Version.
+// Primaryship.Version. Force elects it although another report is further; it
+// needs a standing order with force for that store.
 type Assign struct {
 	Expect uint64    `json:"expect"`
 	Epoch  pos.Epoch `json:"epoch"`
 	Store  string    `json:"store"`
 	Donor  string    `json:"donor"`
+	Force  bool      `json:"force,omitempty"`
 }
 
 // Starting is said by the assigned store before its PostgreSQL may write: its
@@ -198,6 +220,17 @@ type Command struct {
 	ClearIncident *ClearIncident `json:"clear_incident,omitempty"`
 	SetLeaving    *SetLeaving    `json:"set_leaving,omitempty"`
 	ClearLeaving  *ClearLeaving  `json:"clear_leaving,omitempty"`
+	SetOrder      *SetOrder      `json:"set_order,omitempty"`
+	ClearOrder    *ClearOrder    `json:"clear_order,omitempty"`
+	Nominate      *Nominate      `json:"nominate,omitempty"`
+	SetOffline    *SetOffline    `json:"set_offline,omitempty"`
+	NotePhase     *NotePhase     `json:"note_phase,omitempty"`
+	Returned      *Returned      `json:"returned,omitempty"`
+	Reform        *Reform        `json:"reform,omitempty"`
+
+	// Decision is the record of the decision that the command comes from, for
+	// people who ask why; it is handed on with the event, and never looked at.
+	Decision json.RawMessage `json:"decision,omitempty"`
 }
 
 // Event is one line of the group's history, for people and feeds.
@@ -209,6 +242,8 @@ type Event struct {
 	Epoch    pos.Epoch `json:"epoch"`
 	Version  uint64    `json:"version"` // State.Version after the command
 	At       time.Time `json:"at"`
+	// Decision is Command.Decision, on the first event of its command.
+	Decision json.RawMessage `json:"decision,omitempty"`
 }
 
 // Outcome is what became of a command. A refused one changed nothing.

@@ -153,3 +153,55 @@ func at(t testing.TB, phase facts.Phase) *lab {
 	}
 	return l
 }
+
+func order(l *lab, kind facts.OrderKind, to string) facts.Command {
+	return facts.Command{SetOrder: &facts.SetOrder{Expect: l.s.Primary.Version, Order: facts.Order{
+		ID: "o", Kind: kind, To: to, Epoch: l.s.Primary.Epoch, Deadline: t0.Add(time.Minute)}}}
+}
+
+func forceOrder(l *lab, to string) facts.Command {
+	c := order(l, facts.OrderFailover, to)
+	c.SetOrder.Order.Force, c.SetOrder.Order.Statement = true, "I know"
+	return c
+}
+
+func clearOrder(id string) facts.Command {
+	return facts.Command{ClearOrder: &facts.ClearOrder{ID: id, Why: "test"}}
+}
+
+func force(l *lab, store string) facts.Command {
+	c := assign(l, store)
+	c.Assign.Force = true
+	return c
+}
+
+func nominate(l *lab, store, donor string) facts.Command {
+	return facts.Command{Nominate: &facts.Nominate{Expect: l.s.Primary.Version, Epoch: l.s.Primary.Epoch, Store: store, Donor: donor}}
+}
+
+func note(e pos.Epoch, name, node string) facts.Command {
+	return facts.Command{NotePhase: &facts.NotePhase{Epoch: e, Name: name, Node: node}}
+}
+
+func returned(e pos.Epoch, store string, closing *facts.Closing) facts.Command {
+	return facts.Command{Returned: &facts.Returned{Store: store, Epoch: e, Method: "rewind", Why: "it had diverged", Closing: closing}}
+}
+
+func ledgerVote(store string, yes bool) facts.Command {
+	return facts.Command{SetLedgerVote: &facts.SetLedgerVote{Store: store, Voter: yes}}
+}
+
+func reform(old facts.State, store string, lsn pos.LSN) facts.Command {
+	return facts.Command{Reform: &facts.Reform{Old: old, Store: store, LedgerID: old.Group.LedgerID + "+", Statement: "the others are off",
+		Fence: facts.FenceReport{Store: store, Epoch: old.NextGeneration(), Lineage: old.Lineage, LSN: lsn, Timeline: 1}}}
+}
+
+// pair is main (A) open in epoch 1.1 with the ledger's only vote, and backup
+// (B), seeded, with a WAL vote.
+func pair(t testing.TB) *lab {
+	t.Helper()
+	l := trio(t)
+	l.must(drop("W"))
+	l.must(confirm(l), removeMember(l, "W"))
+	return l
+}

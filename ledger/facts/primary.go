@@ -14,7 +14,7 @@ func (t *tx) beginEpoch(c *BeginEpoch) *refusal {
 	if r := stale("primaryship", c.Expect, p.Version); r != nil {
 		return r
 	}
-	if len(c.Cause) > maxTextBytes {
+	if len(c.Cause) > maxTextBytes || len(c.Decision) > maxNameBytes || len(c.Change) > maxNameBytes {
 		return refuse(CodeBadCommand, "the cause of an epoch has at most %d bytes", maxTextBytes)
 	}
 	if p.Epoch.Num == math.MaxUint64 {
@@ -38,6 +38,12 @@ func (t *tx) beginEpoch(c *BeginEpoch) *refusal {
 		Version: p.Version + 1, Epoch: next, Phase: PhaseFencing, Previous: p.Previous,
 		Cause: c.Cause, Since: t.c.At,
 	}
+	if t.s.Order != nil {
+		o := *t.s.Order
+		o.Attempts++
+		t.s.Order = &o
+	}
+	t.beginChange(c, p)
 	t.event("epoch", "", SeverityWarning, "epoch %s begins without a primary: %s", next, c.Cause)
 	return nil
 }
@@ -74,7 +80,17 @@ func (t *tx) reportFence(f FenceReport) *refusal {
 	if again && f.Pos.Less(old.Pos) {
 		return refuse(CodeSmallerReport, "%s reported %s in epoch %s before, now only %s", m.Name, old.Pos, p.Epoch, f.Pos)
 	}
+	if again && f.Pos == old.Pos {
+		f.At = old.At // the time of its newest progress
+	}
+	had := t.s.FenceMajority()
 	t.s.Primary.Fence = with(p.Fence, f.Store, f)
+	if !had && t.s.FenceMajority() {
+		t.phase(StepFenced, "")
+	}
+	if c := p.Copy; again && c != nil && c.Store == f.Store && !f.Pos.Less(p.Fence[c.Donor].Pos) && old.Pos.Less(p.Fence[c.Donor].Pos) {
+		t.phase(StepCopied, m.Name)
+	}
 	if !again {
 		t.event("fenced", f.Store, SeverityInfo, "%s refuses epochs below %s and has %s", m.Name, p.Epoch, f.Pos)
 	}
@@ -140,8 +156,9 @@ func (t *tx) assign(c *Assign) *refusal {
 	t.s.Lineage = lineage
 	t.s.LastTimeline = max(t.s.LastTimeline, entry.Timeline)
 	p.Version++
-	p.Phase, p.Store, p.Node, p.Elected = PhaseAssigned, m.Store, m.Name, elected.Pos
+	p.Phase, p.Store, p.Node, p.Elected, p.Copy, p.Forced = PhaseAssigned, m.Store, m.Name, elected.Pos, nil, c.Force
 	t.s.Primary = p
+	t.phase(StepAssigned, m.Name)
 	t.event("assigned", m.Store, SeverityInfo, "%s is to be primary in epoch %s from %s", m.Name, p.Epoch, elected.Pos)
 	return nil
 }
@@ -166,6 +183,12 @@ func (t *tx) candidate(c *Assign) (Member, *refusal) {
 	if !ok {
 		return m, refuse(CodeNoReport, "%s cannot be primary: it has not reported its fence", m.Name)
 	}
+	if o := t.s.Order; c.Force {
+		if o == nil || !o.Force || o.To != c.Store {
+			return m, refuse(CodeBadCommand, "%s can be elected by force only on an operator's order for it", m.Name)
+		}
+		return m, nil
+	}
 	compare := t.s.Voters.Stores
 	if c.Donor != "" {
 		if _, ok := fence[c.Donor]; !ok {
@@ -179,6 +202,106 @@ func (t *tx) candidate(c *Assign) (Member, *refusal) {
 		}
 	}
 	return m, nil
+}
+
+// nominate asks a candidate to copy what it lacks before it can be assigned.
+func (t *tx) nominate(c *Nominate) *refusal {
+	p := t.s.Primary
+	if r := stale("primaryship", c.Expect, p.Version); r != nil {
+		return r
+	}
+	switch {
+	case c.Epoch != p.Epoch:
+		return refuse(CodeStaleEpoch, "a nomination for epoch %s came in epoch %s", c.Epoch, p.Epoch)
+	case p.Phase != PhaseFencing:
+		return refuse(CodeWrongPhase, "epoch %s is past fencing", p.Epoch)
+	case !t.s.FenceMajority():
+		return refuse(CodeNoFenceMajority, "epoch %s is not fenced by a majority of the %d WAL voters yet", p.Epoch, len(t.s.Voters.Stores))
+	}
+	m, r := t.member(c.Store)
+	if r != nil {
+		return r
+	}
+	d, r := t.member(c.Donor)
+	if r != nil {
+		return r
+	}
+	own, ok := p.Fence[c.Store]
+	from, has := p.Fence[c.Donor]
+	if !ok || !has {
+		return refuse(CodeNoReport, "%s or %s has not reported its fence", m.Name, d.Name)
+	}
+	if m.Kind != KindData || !m.Seeded || !t.s.IsVoter(m.Store) {
+		return refuse(CodeNotSeeded, "%s cannot be primary, so it need not copy", m.Name)
+	}
+	if !own.Pos.Less(from.Pos) {
+		return refuse(CodeNotCaughtUp, "%s has nothing that %s lacks", d.Name, m.Name)
+	}
+	p.Version++
+	p.Copy = &Copy{Store: c.Store, Donor: c.Donor, Upto: from.Pos.LSN, At: t.c.At}
+	t.s.Primary = p
+	t.event("nominated", c.Store, SeverityInfo, "%s copies log up to %s from %s", m.Name, from.Pos, d.Name)
+	return nil
+}
+
+// ownLedger refuses a start in a pair while the ledger could be lost with the
+// other node: the new primary must hold the ledger's only vote.
+func (t *tx) ownLedger(p Primaryship) *refusal {
+	n := 0
+	for _, m := range t.s.Members {
+		if m.LedgerVoter {
+			n++
+		}
+	}
+	if len(t.s.Voters.Stores) > 2 || n != 2 && t.s.Members[p.Store].LedgerVoter {
+		return nil
+	}
+	return refuse(CodeLedgerVote, "%s does not hold the only vote of the ledger yet", p.Node)
+}
+
+// startChange records where the new primary begins.
+func (t *tx) startChange(proof *Proof) {
+	p := t.s.Primary
+	ch, ok := t.s.ChangeOf(p.Epoch)
+	if !ok {
+		return
+	}
+	ch.To, ch.Timeline, ch.Start = p.Node, p.Timeline, p.Start
+	if ch.From != "" {
+		ch.Proof = proof
+	}
+	if p.Forced || t.s.Order != nil && t.s.Order.Reformed {
+		ch.Kind = ChangeForced
+	}
+	t.putChange(ch)
+	t.phase(string(p.Phase), p.Node)
+	if proof != nil && ch.From != "" && (!proof.Lost.Empty() || !proof.MayLost.Empty()) {
+		t.event("loss", p.Store, SeverityError, "%s", proof.Sentence())
+	}
+}
+
+// openChange completes the record of a change, and the order that it was for.
+func (t *tx) openChange() {
+	p := t.s.Primary
+	if ch, ok := t.s.ChangeOf(p.Epoch); ok {
+		ch.Opened = true
+		switch ch.Kind {
+		case ChangeRestart, ChangeFailover:
+			// What it was begun as is a guess at who would open.
+			if ch.Kind = ChangeFailover; ch.From == p.Node {
+				ch.Kind = ChangeRestart
+			} else if ch.From == "" {
+				ch.Kind = ChangeFounding
+			}
+		}
+		t.putChange(ch)
+	}
+	t.phase(StepOpened, p.Node)
+	o := t.s.Order
+	t.s.Order, t.s.Early = nil, nil
+	if o != nil && o.To != p.Store {
+		t.event("order-over", o.To, SeverityWarning, "the %s to %s did not succeed: %s opened instead", o.Kind, t.s.NameOf(o.To), p.Node)
+	}
 }
 
 // mine refuses unless store is the one assigned in epoch.
@@ -218,15 +341,20 @@ func (t *tx) starting(c *Starting) *refusal {
 			return refuse(CodeBadCommand, "timeline %d is far from the next free one, %d", c.Timeline, t.s.NextTimeline())
 		}
 	}
+	if r := t.ownLedger(p); r != nil {
+		return r
+	}
 	lineage := t.s.Lineage.With(pos.Entry{Epoch: p.Epoch, Timeline: c.Timeline, Start: c.End})
 	if err := lineage.Validate(); err != nil {
 		return refuse(CodeBelowLineage, "%s cannot start at %s: %s", p.Node, c.End, err)
 	}
 	t.s.Lineage = lineage
 	t.s.LastTimeline = max(t.s.LastTimeline, c.Timeline)
+	proof := t.prove(c.End)
 	p.Version++
 	p.Phase, p.Timeline, p.Start, p.Previous = phase, c.Timeline, c.End, p.Store
 	t.s.Primary = p
+	t.startChange(proof)
 	t.event(string(phase), p.Store, SeverityInfo, "%s starts in epoch %s at %s on timeline %d", p.Node, p.Epoch, p.Start, p.Timeline)
 	return nil
 }
@@ -249,6 +377,7 @@ func (t *tx) opened(c *Opened) *refusal {
 	p.Version++
 	p.Phase, p.Previous, p.OpenedAt = PhaseOpened, p.Store, t.c.At
 	t.s.Primary = p
+	t.openChange()
 	t.event("opened", p.Store, SeverityInfo, "%s is primary in epoch %s", p.Node, p.Epoch)
 	return nil
 }

@@ -91,6 +91,7 @@ type FenceReport struct {
 	Lineage  pos.Lineage  `json:"lineage"`
 	LSN      pos.LSN      `json:"lsn"` // end of what is durable there
 	Timeline pos.Timeline `json:"timeline"`
+	Heard    pos.LSN      `json:"heard"` // highest committed LSN it has heard of
 	// Pos is computed by Apply: the position of LSN, cut where the report's
 	// lineage leaves the ledger's. What a reporter sends here is ignored.
 	Pos pos.Pos   `json:"pos"`
@@ -113,6 +114,19 @@ type Primaryship struct {
 	Cause    string                 `json:"cause"`
 	Since    time.Time              `json:"since"` // when the epoch began
 	OpenedAt time.Time              `json:"opened_at"`
+	// Copy is whom the candidate has to copy log from before it can be
+	// assigned; nil when nobody has to.
+	Copy *Copy `json:"copy,omitempty"`
+	// Forced: the assigned store was elected although it lacks log.
+	Forced bool `json:"forced,omitempty"`
+}
+
+// Copy asks the candidate Store to copy the log of Donor up to Upto.
+type Copy struct {
+	Store string    `json:"store"`
+	Donor string    `json:"donor"`
+	Upto  pos.LSN   `json:"upto"`
+	At    time.Time `json:"at"`
 }
 
 // The kinds of Leaving.
@@ -171,6 +185,14 @@ type State struct {
 	// LastTimeline is the highest timeline id ever recorded. A promotion uses
 	// a higher one, so that an id names one promotion only.
 	LastTimeline pos.Timeline `json:"last_timeline"`
+	// Order is the operator's standing order, nil when there is none. Early are
+	// phases of it that were reported before its epoch began.
+	Order *Order      `json:"order,omitempty"`
+	Early []TimedStep `json:"early,omitempty"`
+	// Offline is set while clients are kept out on the operator's word.
+	Offline *Offline `json:"offline,omitempty"`
+	// Changes are the newest changes of the primaryship, oldest first, bounded.
+	Changes []Change `json:"changes"`
 	// Recent are the outcomes of the newest commands, oldest first, bounded.
 	Recent []Applied `json:"recent"`
 }
@@ -186,6 +208,18 @@ func (s State) MemberByName(name string) (Member, bool) {
 		}
 	}
 	return Member{}, false
+}
+
+// NameOf is the name of a store's node, also of one that was removed; the store
+// itself when it was never known.
+func (s State) NameOf(store string) string {
+	if m, ok := s.Members[store]; ok {
+		return m.Name
+	}
+	if name, ok := s.Retired[store]; ok {
+		return name
+	}
+	return store
 }
 
 // IsVoter tells whether store is a WAL voter. A proposed one is not.

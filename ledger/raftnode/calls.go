@@ -52,6 +52,27 @@ func (n *Node) Apply(ctx context.Context, data []byte) (any, error) {
 	return (<-ch).Response(), nil
 }
 
+// Spread makes the followers apply what was committed last: they learn of it
+// with the next entry or after Raft's commit timeout, which is long so that an
+// idle group costs little. Calls while one is under way are one call.
+func (n *Node) Spread() {
+	if len(n.Servers()) < 2 || n.spreading.Add(1) > 1 {
+		return
+	}
+	go func() {
+		for {
+			seen := n.spreading.Load()
+			if err := n.raft.Barrier(enqueueTimeout).Error(); err != nil {
+				n.spreading.Store(0)
+				return // no leader any more: the next one spreads its own
+			}
+			if n.spreading.CompareAndSwap(seen, 0) {
+				return
+			}
+		}
+	}()
+}
+
 // Verify returns nil when a majority confirmed, after the call began, that
 // this node leads, and everything committed before has been applied here.
 func (n *Node) Verify(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -125,6 +126,8 @@ type Node struct {
 	mu     sync.Mutex
 	closed bool           // guarded by mu
 	calls  sync.WaitGroup // goroutines that wait for futures; added to under mu
+
+	spreading atomic.Int64 // calls of Spread that are not answered yet
 }
 
 // HasState tells whether dir holds the state of a Raft server that was

@@ -1,0 +1,270 @@
+package decide
+
+import (
+	"fmt"
+	"time"
+
+	"understudy/ledger/facts"
+)
+
+const (
+	// copyPatience is how long a candidate may copy without getting any further
+	// before another one is tried.
+	copyPatience = 5 * time.Second
+)
+
+// choice is who shall be primary: store, after it has copied from donor if
+// that is set. With an empty store, wait says what is missing.
+type choice struct {
+	store, donor string
+	force        bool
+	why, wait    string
+	rejected     []Rejected
+}
+
+// assign elects the primary, or asks the candidate to copy first.
+func assign(o Observation) ([]Action, string) {
+	p := o.State.Primary
+	if p.Phase != facts.PhaseFencing || !o.State.FenceMajority() {
+		return nil, ""
+	}
+	c := elect(o)
+	switch {
+	case c.store == "":
+		return nil, ""
+	case c.donor == "":
+		return []Action{command(facts.Command{Kind: facts.CmdAssign,
+			Assign: &facts.Assign{Expect: p.Version, Epoch: p.Epoch, Store: c.store, Force: c.force}})}, c.why
+	case p.Copy != nil && p.Copy.Store == c.store && p.Copy.Donor == c.donor:
+		return nil, "" // it is copying
+	}
+	return []Action{command(facts.Command{Kind: facts.CmdNominate,
+		Nominate: &facts.Nominate{Expect: p.Version, Epoch: p.Epoch, Store: c.store, Donor: c.donor}})}, c.why
+}
+
+// election is one run of elect.
+type election struct {
+	o    Observation
+	p    facts.Primaryship
+	top  string // the voter with the largest position: only voters' logs prove anything
+	late bool   // patience with preferences is over
+	out  choice
+}
+
+// elect chooses among the nodes that have reported their fence: whom the
+// operator wants, else who was primary before, else whoever holds the most,
+// else whoever can copy what it lacks. Preferences are waited for as long as a
+// switchover may take; then anybody will do, since a group must not be left
+// without a primary.
+func elect(o Observation) choice {
+	p := o.State.Primary
+	e := &election{o: o, p: p, late: o.Now.Sub(p.Since) > o.State.Policy.SwitchoverCatchup}
+	for _, s := range sortedKeys(p.Fence) {
+		if o.State.IsVoter(s) && (e.top == "" || p.Fence[e.top].Pos.Less(p.Fence[s].Pos)) {
+			e.top = s
+		}
+	}
+	if e.top == "" {
+		return choice{wait: "nobody has fenced"}
+	}
+	if other := unheardHalf(o); other != "" {
+		return choice{wait: fmt.Sprintf("%s has to be heard first, since it may have been made primary meanwhile; if it is switched off, use: understudy failover --to %s --force",
+			other, o.name(e.top))}
+	}
+	for _, step := range []func() bool{e.ordered, e.previous, e.complete, e.copying} {
+		if step() {
+			return e.out
+		}
+	}
+	e.out.wait = "no node with a database holds, or can copy, " + p.Fence[e.top].Pos.String()
+	if n := len(e.out.rejected); n > 0 {
+		e.out.wait = e.out.rejected[n-1].What + " " + e.out.rejected[n-1].Why
+	}
+	return e.out
+}
+
+func (e *election) take(store, why string) bool {
+	e.out.store, e.out.why = store, why
+	return true
+}
+
+func (e *election) waitFor(why string) bool {
+	e.out.wait = why
+	return true
+}
+
+func (e *election) reject(store, why string) {
+	for _, r := range e.out.rejected {
+		if r.What == e.o.name(store) {
+			return
+		}
+	}
+	e.out.rejected = append(e.out.rejected, Rejected{e.o.name(store), why})
+}
+
+// unfit says why a store cannot be elected at all; "" when it can.
+func (e *election) unfit(store string) string {
+	m, ok := e.o.State.Members[store]
+	if !ok {
+		return "is no member any more"
+	}
+	switch {
+	case m.Kind != facts.KindData:
+		return "has no PostgreSQL"
+	case !m.Seeded:
+		return "has no complete base"
+	case !e.o.State.IsVoter(store):
+		return "has no WAL vote, so its log proves nothing"
+	}
+	if _, ok := e.p.Fence[store]; !ok {
+		return "has not reported its log"
+	}
+	rep, alive := e.o.fresh(store)
+	if !alive {
+		return "is silent"
+	}
+	if rep.Server.State == ServerFailed {
+		return "cannot start PostgreSQL: " + rep.Server.Problem
+	}
+	if !rep.Server.Ended.Less(e.p.Epoch) {
+		return "has failed to start in this epoch"
+	}
+	return ""
+}
+
+// holds tells whether a store has as much as anybody who reported.
+func (e *election) holds(store string) bool {
+	return !e.p.Fence[store].Pos.Less(e.p.Fence[e.top].Pos)
+}
+
+// ordered prefers whom the operator named, for one attempt.
+func (e *election) ordered() bool {
+	ord := e.o.State.Order
+	if ord == nil || ord.Attempts > 1 && !ord.Reformed {
+		return false
+	}
+	if why := e.unfit(ord.To); why != "" {
+		if !e.late {
+			return e.waitFor(fmt.Sprintf("%s, which the operator named, %s", e.o.name(ord.To), why))
+		}
+		e.reject(ord.To, why)
+		return false
+	}
+	if e.holds(ord.To) {
+		return e.take(ord.To, fmt.Sprintf("the operator named %s, which holds %s, as much as any that reported", e.o.name(ord.To), e.p.Fence[ord.To].Pos))
+	}
+	why := e.cannotCopy(ord.To)
+	// The fences may have come late: nobody is given up, nor elected by force,
+	// who was not asked to copy.
+	asked := e.p.Copy != nil && (e.p.Copy.Store == ord.To || !ord.Force)
+	switch {
+	case why == "" && (!e.late || !asked || e.progress(ord.To)):
+		e.out.donor = e.top
+		return e.take(ord.To, fmt.Sprintf("the operator named %s; it copies what it lacks from %s", e.o.name(ord.To), e.o.name(e.top)))
+	case ord.Force && e.late:
+		e.out.force = true
+		return e.take(ord.To, fmt.Sprintf("the operator confirmed that %s is elected although it has only %s of %s", e.o.name(ord.To), e.p.Fence[ord.To].Pos, e.p.Fence[e.top].Pos))
+	case !e.late:
+		return e.waitFor(e.o.name(ord.To) + " " + why)
+	}
+	if why == "" {
+		why = "did not copy what it lacks in time"
+	}
+	e.reject(ord.To, why)
+	return false
+}
+
+// previous prefers the node that was primary before, which needs no promotion.
+func (e *election) previous() bool {
+	prev := e.p.Previous
+	if prev == "" {
+		return false
+	}
+	why := e.unfit(prev)
+	if why == "" && e.holds(prev) {
+		return e.take(prev, fmt.Sprintf("%s was primary before and holds %s, as much as any that reported", e.o.name(prev), e.p.Fence[prev].Pos))
+	}
+	if why == "" {
+		top := e.p.Fence[e.top]
+		why = fmt.Sprintf("holds only %s where %s holds %s", e.p.Fence[prev].Pos, e.o.name(e.top), top.Pos)
+		if own := e.p.Fence[prev]; own.Pos.Epoch == top.Pos.Epoch && e.o.State.Lineage.Last().Epoch == top.Pos.Epoch {
+			why += ": it has lost log that it had flushed"
+		}
+		e.reject(prev, why)
+		return false
+	}
+	_, alive := e.o.fresh(prev)
+	paused := e.o.State.Policy.Paused && e.o.State.Order == nil
+	if paused || alive && !e.late {
+		return e.waitFor(fmt.Sprintf("%s, which was primary, %s", e.o.name(prev), why))
+	}
+	e.reject(prev, why)
+	return false
+}
+
+// complete takes any node that holds everything.
+func (e *election) complete() bool {
+	for _, s := range sortedKeys(e.p.Fence) {
+		why := e.unfit(s)
+		switch {
+		case why != "":
+			e.reject(s, why)
+		case e.holds(s):
+			return e.take(s, fmt.Sprintf("%s holds %s, as much as any that reported", e.o.name(s), e.p.Fence[s].Pos))
+		}
+	}
+	return false
+}
+
+// copying takes the fit node that has the most and can get the rest.
+func (e *election) copying() bool {
+	best := ""
+	for _, s := range sortedKeys(e.p.Fence) {
+		if e.unfit(s) != "" {
+			continue
+		}
+		if why := e.cannotCopy(s); why != "" {
+			e.reject(s, why)
+			continue
+		}
+		if c := e.p.Copy; c != nil && c.Store == s && !e.progress(s) {
+			e.reject(s, "does not get on with copying")
+			continue
+		}
+		if best == "" || e.p.Fence[best].Pos.Less(e.p.Fence[s].Pos) {
+			best = s
+		}
+	}
+	if best == "" {
+		return false
+	}
+	e.out.donor = e.top
+	return e.take(best, fmt.Sprintf("%s copies what it lacks from %s", e.o.name(best), e.o.name(e.top)))
+}
+
+// progress tells whether a nominated store has got further lately.
+func (e *election) progress(store string) bool {
+	c := e.p.Copy
+	if c == nil || c.Store != store {
+		return false
+	}
+	last := c.At
+	if f := e.p.Fence[store]; f.At.After(last) {
+		last = f.At
+	}
+	return e.o.Now.Sub(last) < copyPatience
+}
+
+// cannotCopy says why a store cannot get from the node that holds the most
+// what it lacks; "" when it can. The log must go on from its own without a gap.
+func (e *election) cannotCopy(store string) string {
+	own, top := e.p.Fence[store], e.p.Fence[e.top]
+	rep, alive := e.o.fresh(e.top)
+	switch {
+	case !alive:
+		return fmt.Sprintf("holds only %s, and %s, which holds %s, is silent", own.Pos, e.o.name(e.top), top.Pos)
+	case rep.Spool.From == 0 || rep.Spool.From > own.Pos.LSN:
+		return fmt.Sprintf("holds only %s, and the log that %s keeps begins at %s", own.Pos, e.o.name(e.top), rep.Spool.From)
+	}
+	return ""
+}

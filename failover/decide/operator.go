@@ -1,0 +1,222 @@
+package decide
+
+import (
+	"fmt"
+	"time"
+
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// Request is what an operator's command comes to: an order to record, or why
+// not. Nothing was done yet.
+type Request struct {
+	Order *facts.Order // nil when refused
+	From  string       // node names
+	To    string
+	Steps []string // what will happen, one sentence each
+	// Statement is what may be lost; it must be confirmed word by word.
+	Statement string
+	Refused   string // one sentence: why not, and what to do
+	// Reform: no majority can be asked, so the group would be formed anew by
+	// the node To, without a ledger.
+	Reform bool
+}
+
+func refused(format string, args ...any) Request {
+	return Request{Refused: fmt.Sprintf(format, args...)}
+}
+
+const (
+	// orderDeadline is how long a primary has to stop for a switchover: a
+	// checkpoint while it still serves, then a fast stop.
+	orderDeadline = 30 * time.Second
+)
+
+// target checks whom the operator named, or chooses when nobody was: a standby
+// with a WAL vote, the one that has applied most.
+func (o Observation) target(to string) (facts.Member, string) {
+	if to == "" {
+		var best facts.Member
+		var at pos.LSN
+		for _, s := range sortedKeys(o.State.Members) {
+			m := o.State.Members[s]
+			rep, alive := o.fresh(s)
+			if m.Kind == facts.KindData && m.Seeded && s != o.State.Primary.Store && o.State.IsVoter(s) && alive && (best.Store == "" || rep.Applied > at) {
+				best, at = m, rep.Applied
+			}
+		}
+		if best.Store == "" {
+			return best, "no standby is ready to take over; start one, or wait until it is seeded and has its vote"
+		}
+		return best, ""
+	}
+	m, ok := o.State.MemberByName(to)
+	switch {
+	case !ok:
+		return m, fmt.Sprintf("the group has no node %q; look at: understudy status", to)
+	case m.Kind != facts.KindData:
+		return m, fmt.Sprintf("%s cannot be primary: it has no PostgreSQL; name a node that has one", to)
+	case m.Store == o.State.Primary.Store && o.State.Primary.Phase == facts.PhaseOpened:
+		return m, fmt.Sprintf("%s is the primary already; name another node", to)
+	case !m.Seeded:
+		return m, fmt.Sprintf("%s cannot be primary: it has no complete base yet; wait until it is seeded", to)
+	case !o.State.IsVoter(m.Store):
+		return m, fmt.Sprintf("%s cannot be primary: it has no WAL vote, so it may lack what was acknowledged; wait until it has caught up and got one", to)
+	}
+	if _, alive := o.fresh(m.Store); !alive {
+		return m, fmt.Sprintf("%s is not heard; start its daemon first", to)
+	}
+	return m, ""
+}
+
+// voices counts the WAL voters that are heard, without one of them.
+func (o Observation) voices(without string) int {
+	n := 0
+	for _, s := range o.State.Voters.Stores {
+		if _, alive := o.fresh(s); alive && s != without {
+			n++
+		}
+	}
+	return n
+}
+
+func (o Observation) majority() int { return len(o.State.Voters.Stores)/2 + 1 }
+
+// common is what refuses any order.
+func (o Observation) common() string {
+	switch {
+	case !o.State.Founded():
+		return "this node knows of no group yet; wait until it has joined one"
+	case o.State.Primary.Phase == facts.PhaseNone:
+		return "the group never had a primary; wait until the first one is open"
+	case o.State.Order != nil:
+		return fmt.Sprintf("the %s to %s is not finished; look at: understudy history", o.State.Order.Kind, o.name(o.State.Order.To))
+	}
+	return ""
+}
+
+// PlanSwitchover is what a switchover to a node would do; an empty name leaves
+// the choice of the node to us.
+func PlanSwitchover(o Observation, to string) Request {
+	if why := o.common(); why != "" {
+		return refused("%s", why)
+	}
+	p := o.State.Primary
+	rep, alive := o.fresh(p.Store)
+	if p.Phase != facts.PhaseOpened || !alive || rep.Server.State != ServerOpen {
+		return refused("no primary is open that could hand over; use: understudy failover --to NODE")
+	}
+	m, why := o.target(to)
+	if why != "" {
+		return refused("%s", why)
+	}
+	if o.voices("") < o.majority() {
+		return refused("only %d of %d voters are heard, a switchover needs %d; start the others first", o.voices(""), len(o.State.Voters.Stores), o.majority())
+	}
+	l, linked := o.link(m.Name)
+	if !linked || l.State != "streaming" {
+		return refused("%s does not stream from %s now; a switchover begins only to a standby that keeps up; wait until it streams", m.Name, p.Node)
+	}
+	cand, _ := o.fresh(m.Store)
+	if cand.Server.State != ServerReplica {
+		return refused("PostgreSQL of %s is %s; a switchover needs a running standby; wait until it runs", m.Name, cand.Server.State)
+	}
+	limit := uint64(o.State.Policy.SwitchoverMaxLagBytes)
+	if lag := rep.Received.Sub(min(l.Acked, l.Applied)); lag > limit {
+		return refused("%s is %d MiB behind, more than switchover_max_lag (%d MiB); wait until it has caught up", m.Name, lag>>20, limit>>20)
+	}
+	return Request{
+		From: p.Node, To: m.Name,
+		Order: &facts.Order{Kind: facts.OrderSwitchover, To: m.Store, Epoch: p.Epoch, At: o.Now, Deadline: o.Now.Add(orderDeadline)},
+		Steps: []string{
+			fmt.Sprintf("%s writes a checkpoint while it still serves.", p.Node),
+			fmt.Sprintf("PostgreSQL of %s stops; clients are cut off.", p.Node),
+			fmt.Sprintf("%s replays everything, is promoted, and lets clients in.", m.Name),
+			fmt.Sprintf("%s follows %s as a standby.", p.Node, m.Name),
+			fmt.Sprintf("If %s cannot take over, %s opens again.", m.Name, p.Node),
+		},
+	}
+}
+
+// PlanFailover is what a manual failover to a node would do. It is for a
+// primary that is lost; a healthy one is replaced by force only.
+func PlanFailover(o Observation, to string, force bool) Request {
+	if why := o.common(); why != "" && !(force && o.State.Founded()) {
+		return refused("%s", why)
+	}
+	if to == "" {
+		return refused("name the node that shall be primary: understudy failover --to NODE")
+	}
+	p := o.State.Primary
+	m, why := o.target(to)
+	if why != "" {
+		return refused("%s", why)
+	}
+	old := p.Store
+	if old == "" {
+		old = p.Previous
+	}
+	req := Request{From: o.name(old), To: m.Name}
+	if o.voices("") < o.majority() {
+		return o.planReform(req, m, force)
+	}
+	rep, alive := o.fresh(old)
+	healthy := p.Phase == facts.PhaseOpened && alive && rep.Server.State == ServerOpen
+	if healthy && !force {
+		return refused("%s is open and answers; use: understudy switchover --to %s (with --force its clients are cut off at once)", p.Node, m.Name)
+	}
+	req.Order = &facts.Order{Kind: facts.OrderFailover, To: m.Store, Epoch: p.Epoch, Force: force, At: o.Now, Deadline: o.Now.Add(orderDeadline)}
+	req.Steps = []string{
+		"A majority promises to take nothing more from " + o.name(old) + ".",
+		fmt.Sprintf("%s copies what it lacks, replays it, is promoted, and lets clients in.", m.Name),
+		fmt.Sprintf("When %s returns, what it has beyond is kept and reported, and it becomes a standby.", o.name(old)),
+	}
+	if force {
+		req.Statement = o.forceStatement(old, m)
+		req.Order.Statement = req.Statement
+	}
+	return req
+}
+
+// forceStatement says what a forced failover with a majority may lose.
+func (o Observation) forceStatement(old string, m facts.Member) string {
+	text := fmt.Sprintf("%s is made primary although this may not be safe. ", m.Name)
+	if rep, alive := o.fresh(old); alive && rep.Server.State == ServerOpen {
+		text += fmt.Sprintf("%s is open: its clients are cut off and what they wait for is not acknowledged. ", o.name(old))
+	}
+	return text + fmt.Sprintf("If another node holds log that %s cannot get within %s, acknowledged commits in it are lost; the loss proof will name them.", m.Name, o.State.Policy.SwitchoverCatchup)
+}
+
+// planReform is for a group whose majority cannot be asked.
+func (o Observation) planReform(req Request, m facts.Member, force bool) Request {
+	n, need := o.voices(""), o.majority()
+	if m.Store != o.SelfStore {
+		return refused("only %d of %d voters are heard, a failover needs %d; if the others are lost for good, run the command with --force on %s itself", n, len(o.State.Voters.Stores), need, m.Name)
+	}
+	if !force {
+		return refused("only %d of %d voters are heard, a failover needs %d; start the others, or, if they are lost for good and switched off, use --force", n, len(o.State.Voters.Stores), need)
+	}
+	req.Reform = true
+	rep := o.Reports[o.SelfStore].Report
+	others := ""
+	for _, s := range o.State.Voters.Stores {
+		if s != m.Store {
+			others += " " + o.name(s)
+		}
+	}
+	req.Statement = fmt.Sprintf("The group is formed anew with %s alone; I confirm that%s cannot run. ", m.Name, others)
+	if pair(o.State) {
+		req.Statement += fmt.Sprintf("If %s lived for more than %s after %s last heard it, it may have acknowledged commits that %s does not have. ",
+			req.From, o.State.Policy.PairAloneAfter, m.Name, m.Name)
+	} else {
+		req.Statement += fmt.Sprintf("Commits that the others acknowledged beyond %s, up to which %s has log, are lost. ", rep.Durable, m.Name)
+	}
+	req.Statement += "Who was left out joins as new, and what it had beyond is kept there."
+	req.Steps = []string{
+		fmt.Sprintf("%s makes a new ledger in which it is alone.", m.Name),
+		fmt.Sprintf("PostgreSQL of %s replays what it has, is promoted, and lets clients in.", m.Name),
+		"The others join as new nodes when they return; their logs are never merged.",
+	}
+	return req
+}

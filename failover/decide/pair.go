@@ -1,0 +1,116 @@
+package decide
+
+import (
+	"fmt"
+
+	"understudy/ledger/facts"
+)
+
+// pair tells whether the group is two hosts with a database each and no
+// witness.
+func pair(s facts.State) bool {
+	if len(s.Members) != 2 {
+		return false
+	}
+	for _, m := range s.Members {
+		if m.Kind != facts.KindData {
+			return false
+		}
+	}
+	return true
+}
+
+// unheardHalf is the node of a pair that went on alone from which nothing is
+// heard: it may have been promoted by force, so the other half does not open
+// again by itself. Empty when there is nobody to ask, or the operator said so.
+func unheardHalf(o Observation) string {
+	if !pair(o.State) || len(o.State.Voters.Stores) != 1 || o.State.Primary.Previous == "" {
+		return ""
+	}
+	if ord := o.State.Order; ord != nil && ord.Force {
+		return ""
+	}
+	for _, s := range sortedKeys(o.State.Members) {
+		if o.State.IsVoter(s) || !o.State.Members[s].Seeded {
+			continue
+		}
+		if _, alive := o.fresh(s); !alive {
+			return o.name(s)
+		}
+	}
+	return ""
+}
+
+// pairAlone takes the WAL vote of the lost standby of a pair, so that the
+// primary may go on alone. The primary holds the ledger's only vote, so it is
+// the one that decides, and it decides about itself; the ledger has the fact
+// before the first commit is acknowledged without the other host.
+func pairAlone(o Observation) ([]Action, string) {
+	p, v := o.State.Primary, o.State.Voters
+	if !pair(o.State) || p.Store != o.SelfStore || !steady(o) || len(v.Stores) != 2 || v.Proposed != nil || o.State.Order != nil {
+		return nil, ""
+	}
+	after := o.State.Policy.PairAloneAfter
+	if o.Now.Sub(p.OpenedAt) < after {
+		return nil, ""
+	}
+	for _, s := range v.Stores {
+		if s == p.Store {
+			continue
+		}
+		l, ok := o.link(o.name(s))
+		if !ok || l.State == "streaming" || l.State == "catching up" || o.Now.Sub(l.Since) < after {
+			return nil, ""
+		}
+		if h, heard := o.Reports[s]; heard && o.Now.Sub(h.At) < after && l.State != "refused" {
+			return nil, "" // its daemon answers: the stream will come back
+		}
+		why := fmt.Sprintf("%s has been without %s for %s and goes on alone", p.Node, o.name(s), after)
+		return []Action{command(facts.Command{Kind: facts.CmdDropVoter, DropVoter: &facts.DropVoter{Store: s}})}, why
+	}
+	return nil, ""
+}
+
+// pairVote moves the ledger's only vote between Assign and the start: the new
+// primary gets one, then the other gives its own up, so that neither half of a
+// pair can lose the ledger by losing the host that is not primary.
+func pairVote(o Observation) ([]Action, string) {
+	p := o.State.Primary
+	if p.Phase != facts.PhaseAssigned || len(o.State.Voters.Stores) > 2 {
+		return nil, ""
+	}
+	to, ok := o.State.Members[p.Store]
+	if !ok {
+		return nil, ""
+	}
+	n := 0
+	for _, m := range o.State.Members {
+		if m.LedgerVoter {
+			n++
+		}
+	}
+	if !to.LedgerVoter {
+		return []Action{
+			{RaftAdd: &RaftServer{Store: to.Store, Address: to.Address, Voter: true}},
+			command(facts.Command{Kind: facts.CmdSetLedgerVote, SetLedgerVote: &facts.SetLedgerVote{Store: to.Store, Voter: true}}),
+		}, fmt.Sprintf("%s is to be primary of a pair, so it keeps the ledger", to.Name)
+	}
+	if n != 2 {
+		return nil, ""
+	}
+	for _, s := range sortedKeys(o.State.Members) {
+		m := o.State.Members[s]
+		if s == to.Store || !m.LedgerVoter {
+			continue
+		}
+		if s == o.SelfStore {
+			// A leader does not take its own vote: the other one leads first.
+			return []Action{{Transfer: to.Store}}, fmt.Sprintf("%s leads the ledger of a pair whose primary it is to be", to.Name)
+		}
+		return []Action{
+			command(facts.Command{Kind: facts.CmdSetLedgerVote, SetLedgerVote: &facts.SetLedgerVote{Store: s, Voter: false}}),
+			{RaftAdd: &RaftServer{Store: s, Address: m.Address, Voter: false}},
+		}, fmt.Sprintf("%s keeps the ledger alone while the group is a pair", to.Name)
+	}
+	return nil, ""
+}
