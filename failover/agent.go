@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"understudy/failover/decide"
@@ -27,6 +29,8 @@ var (
 	ErrRestarting = errors.New("the daemon restarts")
 	// ErrStopping: daemon and server stop in the regular way.
 	ErrStopping = errors.New("the daemon and its PostgreSQL stop")
+	// errElected: the standby is to be promoted; its server stays.
+	errElected = errors.New("this node was elected")
 )
 
 // AgentConfig is what an agent works with. Store and Ledger may be set later,
@@ -42,6 +46,9 @@ type AgentConfig struct {
 	StateDir    string
 	Notify      Notify
 	Log         *slog.Logger
+	// Step is called before each step of a change of role; it is for tests that
+	// interrupt one there. Nil for none.
+	Step func(name string)
 }
 
 // Agent makes the local PostgreSQL be what the ledger says.
@@ -55,8 +62,15 @@ type Agent struct {
 	server decide.Server
 	roleIs decide.Role
 	// replayed is how far the running standby has come.
-	replayed pos.LSN
-	problem  map[string]string
+	replayed, replayedTo pos.LSN
+	flows                bool      // it streams
+	movedTo              pos.LSN   // where its replay stood
+	movedAt              time.Time // since when
+	problem              map[string]string
+	marked               atomic.Bool // the mark of the directory exists
+	copying              pos.Epoch   // epoch for which log is being copied
+	// coming is how this node is coming back; nil when it is not.
+	coming *comeback
 }
 
 // NewAgent makes an agent; Run starts it.
@@ -65,7 +79,10 @@ func NewAgent(cfg AgentConfig) *Agent {
 	a.server.State = decide.ServerAbsent
 	if cfg.Witness {
 		a.roleIs = decide.RoleWitness
+		return a
 	}
+	_, err := os.Stat(a.markPath())
+	a.marked.Store(err == nil)
 	return a
 }
 
@@ -190,6 +207,8 @@ func (a *Agent) Run(ctx context.Context) {
 	}
 	var cur life
 	defer func() { cur.end(context.Cause(ctx)) }()
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -207,8 +226,13 @@ func (a *Agent) Run(ctx context.Context) {
 			}
 			st = a.cfg.Ledger.State()
 		}
+		a.maybeCopy(ctx, st, &helpers)
 		if want := role.Assigned(st, a.cfg.Store, a.wasPrimary()); want != cur.as {
-			cur.end(ErrSuperseded)
+			cause := ErrSuperseded
+			if want.Kind == role.Primary && cur.as.Kind == role.Standby {
+				cause = errElected
+			}
+			cur.end(cause)
 			cur = a.begin(ctx, want)
 		}
 		select {
@@ -295,7 +319,7 @@ func (a *Agent) inside(ctx context.Context, as role.Assignment) {
 	case role.Standby:
 		a.standby(ctx)
 	case role.Hold:
-		if g := a.running(); g != nil && g.Tag().Role == tagPrimary && g.Tag().Epoch.Less(a.cfg.Ledger.State().Primary.Epoch) {
+		if g := a.running(); g != nil && (g.Tag().Role != tagPrimary || g.Tag().Epoch.Less(a.cfg.Ledger.State().Primary.Epoch)) {
 			a.stopServer(g, guard.Immediate, 10*time.Second)
 		}
 	}
@@ -326,37 +350,175 @@ func (a *Agent) fence(ctx context.Context, e pos.Epoch, st facts.State) error {
 	if st.Primary.Phase != facts.PhaseFencing || st.Primary.Epoch != e {
 		return nil // the promise is kept; nobody waits for a report
 	}
-	rep := facts.FenceReport{Store: a.cfg.Store, Epoch: e, Voters: st.Voters.Version, Lineage: lineage, LSN: lsn}
-	rep.Timeline = lineage.TimelineAt(lsn)
-	if a.wasPrimary() {
-		if rep.LSN, rep.Timeline, err = a.ownLog(ctx, lineage); err != nil {
-			a.complain("log", err.Error())
-			return err
-		}
-		a.complain("log", "")
+	rep, err := a.fenceReport(ctx, e, lineage, lsn)
+	if err != nil {
+		return err
 	}
+	rep.Voters = st.Voters.Version
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	_, err = a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdReportFence, ReportFence: &facts.ReportFence{FenceReport: rep}})
 	return err
 }
 
-// ownLog is the end of the log in this node's own pg_wal, of a server that was
-// last opened for writing here. Its bytes are fsynced.
-func (a *Agent) ownLog(ctx context.Context, lineage pos.Lineage) (pos.LSN, pos.Timeline, error) {
+// FenceReport promises e and says how far the log of this node reaches, for a
+// ledger that is made anew.
+func (a *Agent) FenceReport(ctx context.Context, e pos.Epoch) (facts.FenceReport, error) {
+	lineage, lsn, err := a.cfg.Plane.Fence(e)
+	if err != nil {
+		return facts.FenceReport{}, err
+	}
+	return a.fenceReport(ctx, e, lineage, lsn)
+}
+
+// fenceReport is the word of this node, whose received log ends at lsn. A
+// database that was opened for writing here has a log of its own.
+func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineage, lsn pos.LSN) (facts.FenceReport, error) {
+	rep := facts.FenceReport{Store: a.cfg.Store, Epoch: e, Lineage: lineage, LSN: lsn, Heard: a.cfg.Plane.Heard()}
+	rep.Timeline = lineage.TimelineAt(lsn)
+	past, c, err := a.past(ctx)
+	if err != nil {
+		return rep, err
+	}
+	if past == role.PastPrimary {
+		if len(lineage) == 0 {
+			lineage = a.readMark().Lineage
+			rep.Lineage = lineage
+		}
+		own, err := a.ownLog(c, lineage)
+		if err != nil {
+			a.complain("log", err.Error())
+			return rep, err
+		}
+		rep.LSN, rep.Timeline = own.End, c.Timeline
+		if len(lineage) > 0 {
+			rep.Timeline = lineage.TimelineAt(own.End)
+		}
+		a.complain("log", "")
+	}
+	return rep, nil
+}
+
+// StopNow ends the local server at once: this node is no part of the group
+// any more.
+func (a *Agent) StopNow() {
+	if g := a.running(); g != nil {
+		a.stopServer(g, guard.Immediate, 10*time.Second)
+	}
+}
+
+// past looks how the database directory was left. A directory that was elected
+// here, but whose server never left recovery, is still a standby's.
+func (a *Agent) past(ctx context.Context) (role.Past, pgctl.Control, error) {
+	if a.cfg.Witness {
+		return role.PastNone, pgctl.Control{}, nil
+	}
+	state, err := a.cfg.Server.State()
+	if err != nil {
+		return "", pgctl.Control{}, err
+	}
+	switch state {
+	case pgctl.Empty:
+		return role.PastNone, pgctl.Control{}, nil
+	case pgctl.Seeding, pgctl.Rewinding:
+		return role.PastHalf, pgctl.Control{}, nil
+	case pgctl.Foreign:
+		return role.PastForeign, pgctl.Control{}, nil
+	}
+	if !a.wasPrimary() {
+		return role.PastStandby, pgctl.Control{}, nil
+	}
 	c, err := a.cfg.Server.Control(ctx)
 	if err != nil {
-		return 0, 0, err
+		return "", c, err
 	}
-	end, err := a.cfg.Plane.LogEnd(c)
+	if strings.Contains(c.State, "recovery") && c.State != "in crash recovery" {
+		return role.PastStandby, c, nil
+	}
+	return role.PastPrimary, c, nil
+}
+
+// ownLog is the end of the log in this node's own pg_wal, of a server that was
+// last opened for writing here. Its bytes are fsynced.
+func (a *Agent) ownLog(c pgctl.Control, lineage pos.Lineage) (OwnLog, error) {
+	own, err := a.cfg.Plane.OwnLog(c, lineage)
 	if err != nil {
-		return 0, 0, fmt.Errorf("scan pg_wal from %s: %w", c.Redo, err)
+		return own, fmt.Errorf("scan pg_wal from %s: %w", c.Redo, err)
 	}
-	if last := lineage.Last(); end < last.Start {
-		return 0, 0, fmt.Errorf("the log in %s ends at %s, before epoch %s began at %s: the directory has lost log and must not be opened",
-			a.cfg.Server.DataDir, end, last.Epoch, last.Start)
+	if last := lineage.Last(); own.End < last.Start {
+		return own, fmt.Errorf("the log in %s ends at %s, before epoch %s began at %s: the directory has lost log and must not be opened",
+			a.cfg.Server.DataDir, own.End, last.Epoch, last.Start)
 	}
-	return end, c.Timeline, nil
+	return own, nil
+}
+
+// maybeCopy copies what the group asks this node to copy, so that it can be
+// assigned, and reports again.
+func (a *Agent) maybeCopy(ctx context.Context, st facts.State, wg *sync.WaitGroup) {
+	p := st.Primary
+	if p.Phase != facts.PhaseFencing || p.Copy == nil || p.Copy.Store != a.cfg.Store || a.cfg.Plane.Promised() != p.Epoch {
+		return
+	}
+	a.mu.Lock()
+	busy := a.copying == p.Epoch
+	a.copying = p.Epoch
+	a.mu.Unlock()
+	donor, ok := st.Members[p.Copy.Donor]
+	if busy || !ok {
+		return
+	}
+	wg.Go(func() {
+		err := a.copyFrom(ctx, st, donor)
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("copy log before an election", "from", donor.Name, "upto", p.Copy.Upto.String(), "error", err)
+		}
+		a.mu.Lock()
+		if a.copying == p.Epoch {
+			a.copying = pos.Epoch{}
+		}
+		a.mu.Unlock()
+	})
+}
+
+func (a *Agent) copyFrom(ctx context.Context, st facts.State, donor facts.Member) error {
+	e := st.Primary.Epoch
+	f := st.Primary.Fence[donor.Store]
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // nobody waits for the log any more when the group goes on
+		for {
+			changed := a.cfg.Ledger.Changed()
+			if now := a.cfg.Ledger.State().Primary; now.Epoch != e || now.Phase != facts.PhaseFencing {
+				cancel()
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	a.step("copy")
+	again := func() {
+		if err := a.fence(ctx, e, a.cfg.Ledger.State()); err != nil {
+			a.log.Info("report while copying", "error", err)
+		}
+	}
+	// What both have adopted, and no more: the history that the ledger vouches for.
+	n := 0
+	for n < len(f.Lineage) && n < len(st.Lineage) && f.Lineage[n] == st.Lineage[n] {
+		n++
+	}
+	err := a.cfg.Plane.Copy(ctx, donor, st.Lineage[:n], f.Pos.LSN, again)
+	again()
+	return err
+}
+
+// step lets a test interrupt a change of role.
+func (a *Agent) step(name string) {
+	if a.cfg.Step != nil {
+		a.cfg.Step(name)
+	}
 }
 
 // The mark of a data directory that was opened for writing here.
@@ -365,35 +527,65 @@ type primaryMark struct {
 	Epoch    pos.Epoch    `json:"epoch"`
 	Timeline pos.Timeline `json:"timeline"`
 	Start    pos.LSN      `json:"start"`
+	// Lineage is the history of the directory's log, for the day on which the
+	// store is a new one.
+	Lineage pos.Lineage `json:"lineage"`
 }
 
 func (a *Agent) markPath() string { return filepath.Join(a.cfg.StateDir, "primary.json") }
 
-// wasPrimary tells whether this node's database was last opened for writing
-// by this node.
-func (a *Agent) wasPrimary() bool {
-	if a.cfg.Witness {
-		return false
+// wasPrimary tells whether this node's database was last elected or opened for
+// writing by this node.
+func (a *Agent) wasPrimary() bool { return a.marked.Load() }
+
+// Returning says why this node takes no stream: its own log may have left the
+// group's history. Empty when it does take one.
+func (a *Agent) Returning() string {
+	if a.cfg.Witness || !a.wasPrimary() {
+		return ""
 	}
-	_, err := os.Stat(a.markPath())
-	return err == nil
+	if state, err := a.cfg.Server.State(); err != nil || state != pgctl.Cluster {
+		return "" // it is seeded anew: nothing of the old log counts
+	}
+	return a.cfg.Name + " was primary and has not come back into the group's history yet"
 }
 
-// mark makes it durable that the directory is about to be opened for writing.
+func (a *Agent) readMark() primaryMark {
+	var m primaryMark
+	b, err := os.ReadFile(a.markPath())
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.log.Warn("read the mark of the directory", "error", err)
+	}
+	return m
+}
+
+// mark makes it durable that the directory is about to hold what only this
+// node may hold.
 func (a *Agent) mark(m primaryMark) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	return writeDurably(a.markPath(), append(b, '\n'))
+	if err := writeDurably(a.markPath(), append(b, '\n')); err != nil {
+		return err
+	}
+	a.marked.Store(true)
+	return nil
 }
 
-// unmark forgets it, when the directory was replaced by a base.
+// unmark forgets it, when the directory is of the group's history again.
 func (a *Agent) unmark() error {
 	if err := os.Remove(a.markPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return syncDir(a.cfg.StateDir)
+	if err := syncDir(a.cfg.StateDir); err != nil {
+		return err
+	}
+	a.marked.Store(false)
+	return nil
 }
 
 func writeDurably(path string, b []byte) error {
@@ -418,6 +610,13 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Marked tells whether the node's database was last elected or opened for
+// writing by itself.
+func Marked(stateDir string) bool {
+	_, err := os.Stat((&Agent{cfg: AgentConfig{StateDir: stateDir}}).markPath())
+	return err == nil
 }
 
 // MarkOwn marks a new database as this node's own: it will be opened here

@@ -2,11 +2,13 @@ package failover
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"time"
 
 	"understudy/failover/decide"
+	"understudy/ledger/facts"
 )
 
 // Controller decides for the group while its node leads the ledger.
@@ -15,6 +17,8 @@ type Controller struct {
 	Ledger  Ledger
 	Reports func() map[string]decide.Heard // newest report by store
 	Log     *slog.Logger
+	// Wake is signalled when a report says something new.
+	Wake <-chan struct{}
 	// Every is the pace of decisions besides the ledger's own changes.
 	Every time.Duration
 
@@ -28,6 +32,7 @@ func (c *Controller) Run(ctx context.Context) {
 	defer tick.Stop()
 	led, ready := false, false
 	for {
+		changed := c.Ledger.Changed()
 		_, self := c.Ledger.Leader()
 		if self != led {
 			led = self
@@ -48,7 +53,8 @@ func (c *Controller) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.Ledger.Changed():
+		case <-changed:
+		case <-c.Wake:
 		case <-tick.C:
 		}
 	}
@@ -80,7 +86,10 @@ func (c *Controller) step(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	for _, a := range plan.Actions {
+	for i, a := range plan.Actions {
+		if i == 0 && a.Command != nil && plan.Kept() {
+			a.Command = c.record(o, plan, *a.Command)
+		}
 		if err := c.do(ctx, a); err != nil {
 			if text := plan.Rule + ": " + err.Error(); text != c.lastRefused && !errors.Is(err, context.Canceled) {
 				c.lastRefused = text
@@ -92,6 +101,20 @@ func (c *Controller) step(ctx context.Context) bool {
 	c.lastRefused = ""
 	c.Log.Info("decided", "rule", plan.Rule, "why", plan.Why, "ledger_version", o.State.Version, "epoch", o.State.Primary.Epoch.String())
 	return true
+}
+
+// record puts what a decision was made from beside its command.
+func (c *Controller) record(o decide.Observation, plan decide.Plan, cmd facts.Command) *facts.Command {
+	rec := decide.NewRecord(o, plan)
+	if b, err := json.Marshal(rec); err == nil && len(b) <= facts.MaxDecisionBytes {
+		cmd.Decision = b
+	}
+	if cmd.BeginEpoch != nil {
+		begin := *cmd.BeginEpoch
+		begin.Decision = rec.ID
+		cmd.BeginEpoch = &begin
+	}
+	return &cmd
 }
 
 func (c *Controller) do(ctx context.Context, a decide.Action) error {

@@ -62,6 +62,21 @@ type PrimaryRun interface {
 	Stop()
 }
 
+// OwnLog is the log in a node's own pg_wal.
+type OwnLog struct {
+	End       pos.LSN // where PostgreSQL's crash recovery would write its next byte
+	RecordEnd pos.LSN // end of the last whole record
+	// Shutdown: the last record is the checkpoint of a regular stop.
+	Shutdown bool
+}
+
+// Tail is what was kept of a log beyond the place where the histories part.
+type Tail struct {
+	Dir          string
+	Transactions []facts.LostTransaction // those that committed there
+	More         int
+}
+
 // Plane is the node's data plane.
 type Plane interface {
 	// Promised is the newest epoch this node has fenced for.
@@ -74,10 +89,35 @@ type Plane interface {
 	Adopt(l pos.Lineage, e pos.Epoch) error
 	// StartPrimary begins to receive from the local server and to ship.
 	StartPrimary(ctx context.Context, s PrimarySpec) (PrimaryRun, error)
-	// LogEnd scans the local pg_wal from the redo point of c on: where
-	// PostgreSQL's crash recovery will write its next byte. Everything up to
-	// there is fsynced.
-	LogEnd(c pgctl.Control) (pos.LSN, error)
+	// OwnLog scans the local pg_wal from the redo point of c on, along the given
+	// history. Everything up to its end is fsynced.
+	OwnLog(c pgctl.Control, l pos.Lineage) (OwnLog, error)
+	// LogEnd is the end of the received log.
+	LogEnd() pos.LSN
+	// Lineage is the history of the received log; empty before there is one.
+	Lineage() pos.Lineage
+	// Heard is the highest committed LSN that this node has heard of.
+	Heard() pos.LSN
+	// Copy appends another node's log up to upto, durably; l is the history up
+	// to there. progress is called now and then.
+	Copy(ctx context.Context, donor facts.Member, l pos.Lineage, upto pos.LSN, progress func()) error
+	// Feed gives the local standby everything up to upto, although no primary
+	// ships: it was elected.
+	Feed(upto pos.LSN)
+	// RecordEnd is the end of the last whole record of the received log that
+	// ends at or below upto; from is a record boundary. It fails when more than
+	// one cut-off record lies between the two.
+	RecordEnd(from, upto pos.LSN) (pos.LSN, error)
+	// Rebase makes the local pg_wal, from the segment of from up to upto, the
+	// received log of this node, durably.
+	Rebase(c pgctl.Control, l pos.Lineage, from, upto pos.LSN) error
+	// KeepTail keeps and decodes what pg_wal holds beyond fork, durably.
+	KeepTail(ctx context.Context, c pgctl.Control, l pos.Lineage, fork, end pos.LSN) (Tail, error)
+	// Rewind rewinds the stopped database to the primary's history.
+	Rewind(ctx context.Context, l pos.Lineage) error
+	// Quarantine moves aside what lies in the local pg_wal of a standby and is
+	// not of the received log's history.
+	Quarantine(c pgctl.Control) error
 	// Seed fills the empty data directory from the primary; it may be called
 	// again after any error.
 	Seed(ctx context.Context) error
@@ -86,6 +126,8 @@ type Plane interface {
 	LogBase() pos.LSN
 	// Claim marks the stopped local database as one to be seeded over.
 	Claim() error
+	// Wipe removes the stopped local database.
+	Wipe() error
 	// ClearRemains empties a data directory whose database was removed under
 	// the running server; what is left of it is of no use to anybody.
 	ClearRemains() error

@@ -10,6 +10,7 @@ import (
 	"understudy/failover/decide"
 	"understudy/failover/guard"
 	"understudy/failover/pgctl"
+	"understudy/failover/role"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
 )
@@ -33,31 +34,84 @@ const (
 	FloorSlot = "understudy_floor"
 )
 
-// primary opens the server in epoch e, or takes over one that an earlier
-// daemon opened in it, and keeps it until ctx ends. It returns an error when
-// the server will not write in this epoch again.
+// primary opens the server in epoch e, by a start or a promotion, or takes over
+// one that an earlier daemon opened in it, and keeps it until ctx ends. It
+// returns an error when the server will not write in this epoch again.
 func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
-	st, err := a.confirmed(ctx, e)
-	if err != nil {
-		return err
-	}
-	if g := a.running(); g != nil {
-		if t := g.Tag(); t.Role == tagPrimary && t.Epoch == e {
-			return a.serve(ctx, g, st, e, true)
+	adopted := a.running() != nil
+	for {
+		st, err := a.confirmed(ctx, e)
+		if err != nil {
+			return err
 		}
-		a.stopServer(g, guard.Immediate, 10*time.Second)
+		v, g, err := a.view(ctx, st)
+		if err != nil {
+			return err
+		}
+		next := role.ToPrimary(v, e)
+		a.step(string(next))
+		switch next {
+		case role.Leave:
+			return fmt.Errorf("epoch %s is no longer ours", e)
+		case role.Stop:
+			a.stopServer(g, guard.Immediate, 10*time.Second)
+		case role.Start:
+			if st, err = a.starting(ctx, st, e); err == nil {
+				g, err = a.launchPrimary(ctx, st, e)
+			}
+			if err != nil {
+				return err
+			}
+			return a.serve(ctx, g, st, e, false)
+		case role.Launch:
+			_, err = a.launchStandby(ctx)
+		case role.Elect:
+			err = a.elect(ctx, g, st, e)
+		case role.Promote:
+			err = a.promote(ctx, g, st, e)
+		case role.Serve:
+			return a.serve(ctx, g, st, e, adopted && st.Primary.Phase == facts.PhaseOpened)
+		default:
+			if g != nil {
+				a.stopServer(g, guard.Immediate, 10*time.Second)
+			}
+			return fmt.Errorf("the server of epoch %s does not run any more", e)
+		}
+		if err != nil {
+			if g := a.running(); g != nil && (ctx.Err() == nil || !errors.Is(context.Cause(ctx), ErrRestarting)) {
+				a.stopServer(g, guard.Immediate, 10*time.Second)
+			}
+			return err
+		}
 	}
-	if st.Primary.Phase != facts.PhaseAssigned {
-		return fmt.Errorf("the server of epoch %s does not run any more", e)
+}
+
+// view is what this node finds of itself.
+func (a *Agent) view(ctx context.Context, st facts.State) (role.View, *guard.Client, error) {
+	v := role.View{State: st, Store: a.cfg.Store, Server: role.ServerNone, Marked: a.wasPrimary()}
+	g := a.running()
+	if g == nil {
+		past, c, err := a.past(ctx)
+		v.Past = past
+		if err == nil && past == role.PastStandby {
+			v.Diverged, err = a.diverged(ctx, st, c)
+		}
+		return v, nil, err
 	}
-	if st, err = a.starting(ctx, st, e); err != nil {
-		return err
+	v.Server, v.ServerEpoch = role.ServerStandby, g.Tag().Epoch
+	if g.Tag().Role != tagPrimary {
+		return v, g, nil
 	}
-	g, err := a.launchPrimary(ctx, st, e)
-	if err != nil {
-		return err
+	v.Server = role.ServerPrimary
+	if v.ServerEpoch != st.Primary.Epoch {
+		return v, g, nil
 	}
-	return a.serve(ctx, g, st, e, false)
+	if err := a.cfg.Server.WaitReady(ctx); err != nil {
+		return v, g, err
+	}
+	f, err := a.cfg.Server.Facts(ctx)
+	v.InRecovery = f.InRecovery
+	return v, g, err
 }
 
 // confirmed is a state, agreed by a majority, in which e is still ours. A
@@ -97,24 +151,55 @@ func (a *Agent) read(ctx context.Context) (facts.State, error) {
 // starting records where this epoch's log begins, before anything of it is
 // written, and adopts that here.
 func (a *Agent) starting(ctx context.Context, st facts.State, e pos.Epoch) (facts.State, error) {
-	end, tli, err := a.ownLog(ctx, nil)
+	c, err := a.cfg.Server.Control(ctx)
 	if err != nil {
 		return st, err
 	}
-	if end < st.Primary.Elected.LSN {
-		return st, fmt.Errorf("pg_wal ends at %s, but %s was elected with log up to %s", end, a.cfg.Name, st.Primary.Elected.LSN)
+	lineage := st.Lineage[:max(0, len(st.Lineage)-1)] // without this epoch's own entry
+	own, err := a.ownLog(c, lineage)
+	if err != nil {
+		return st, err
 	}
-	if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdStarting,
-		Starting: &facts.Starting{Epoch: e, Store: a.cfg.Store, Timeline: tli, End: end}}); err != nil {
-		return st, fmt.Errorf("record the start of epoch %s: %w", e, err)
+	if own.End < st.Primary.Elected.LSN {
+		return st, fmt.Errorf("pg_wal ends at %s, but %s was elected with log up to %s", own.End, a.cfg.Name, st.Primary.Elected.LSN)
 	}
-	if st, err = a.confirmed(ctx, e); err != nil {
+	return a.begun(ctx, e, st.Lineage.Last().Timeline, own.End)
+}
+
+// begun records where this epoch's log begins, and adopts it here.
+func (a *Agent) begun(ctx context.Context, e pos.Epoch, tli pos.Timeline, at pos.LSN) (facts.State, error) {
+	if err := a.insist(ctx, facts.Command{Kind: facts.CmdStarting,
+		Starting: &facts.Starting{Epoch: e, Store: a.cfg.Store, Timeline: tli, End: at}}); err != nil {
+		return facts.State{}, fmt.Errorf("record the start of epoch %s: %w", e, err)
+	}
+	a.step("recorded")
+	st, err := a.confirmed(ctx, e)
+	if err != nil {
 		return st, err
 	}
 	if err := a.cfg.Plane.Adopt(st.Lineage, e); err != nil {
 		return st, fmt.Errorf("adopt epoch %s: %w", e, err)
 	}
-	return st, a.mark(primaryMark{Epoch: e, Timeline: st.Primary.Timeline, Start: st.Primary.Start})
+	return st, a.mark(primaryMark{Epoch: e, Timeline: st.Primary.Timeline, Start: st.Primary.Start, Lineage: st.Lineage})
+}
+
+// insist proposes a command again while it is refused for a reason that passes:
+// the ledger's vote of a pair is on its way.
+func (a *Agent) insist(ctx context.Context, c facts.Command) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		out, err := a.cfg.Ledger.Propose(ctx, c)
+		if err == nil || out.Code != facts.CodeLedgerVote {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-a.cfg.Ledger.Changed():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func (a *Agent) primaryMode(st facts.State, e pos.Epoch) pgctl.Mode {
@@ -305,12 +390,15 @@ func (a *Agent) open(ctx context.Context, st facts.State, run PrimaryRun, e pos.
 	if err := s.EnsureSlot(ctx, FloorSlot); err != nil {
 		return fmt.Errorf("make slot %s: %w", FloorSlot, err)
 	}
+	a.step("opened")
 	if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdOpened,
 		Opened: &facts.Opened{Epoch: e, Store: a.cfg.Store, LSN: f.Flush}}); err != nil {
 		return fmt.Errorf("record the opening: %w", err)
 	}
-	if err := s.Unlock(ctx); err != nil {
-		return fmt.Errorf("let clients in: %w", err)
+	if a.cfg.Ledger.State().Offline == nil {
+		if err := s.Unlock(ctx); err != nil {
+			return fmt.Errorf("let clients in: %w", err)
+		}
 	}
 	a.set(func(v *decide.Server) { v.State = decide.ServerOpen })
 	a.clearLeaving()
@@ -386,9 +474,18 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 	}
 	kick()
 	heard := false
+	var offline offlineKeeper
+	defer offline.end()
 	for {
 		changed := a.cfg.Ledger.Changed()
-		run.SetState(a.cfg.Ledger.State())
+		st := a.cfg.Ledger.State()
+		run.SetState(st)
+		if o := st.Order; o != nil && o.Kind == facts.OrderSwitchover && o.From == a.cfg.Store && o.Epoch == e && st.Primary.Phase == facts.PhaseOpened {
+			if err := a.freeze(ctx, g, run, *o); err != nil {
+				return err
+			}
+		}
+		offline.follow(ctx, a, st.Offline)
 		select {
 		case <-ctx.Done():
 			return nil

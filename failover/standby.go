@@ -11,6 +11,7 @@ import (
 	"understudy/failover/decide"
 	"understudy/failover/guard"
 	"understudy/failover/pgctl"
+	"understudy/failover/role"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
 )
@@ -45,6 +46,8 @@ func (a *Agent) standby(ctx context.Context) {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, ErrRestarting):
 		g.Detach()
+	case errors.Is(cause, errElected):
+		return // it is to be promoted
 	case errors.Is(cause, ErrStopping):
 		a.stopServer(g, guard.Fast, stopGrace)
 	default:
@@ -54,15 +57,27 @@ func (a *Agent) standby(ctx context.Context) {
 
 // follow is one life of the standby's server.
 func (a *Agent) follow(ctx context.Context) error {
-	if g := a.running(); g != nil {
-		if g.Tag().Role == tagStandby {
-			return a.watchStandby(ctx, g)
-		}
-		a.stopServer(g, guard.Immediate, stopGrace)
+	st := a.cfg.Ledger.State()
+	v, g, err := a.view(ctx, st)
+	if err != nil {
+		return err
 	}
-	if a.wasPrimary() {
+	next := role.ToStandby(v)
+	a.step(string(next))
+	switch next {
+	case role.Watch:
+		return a.watchStandby(ctx, g)
+	case role.Stop:
+		a.stopServer(g, guard.Immediate, stopGrace)
+		return nil
+	case role.Return:
 		a.setRole(decide.RoleNone)
-		return fmt.Errorf("%s was opened for writing here and another node is primary now; it cannot follow as it is", a.cfg.Server.DataDir)
+		return a.comeBack(ctx, st)
+	case role.Pause:
+		a.setRole(decide.RoleNone)
+		if v.Past != role.PastForeign {
+			return fmt.Errorf("%s waits until it is known where the log of %s begins", a.cfg.Name, st.Primary.Node)
+		}
 	}
 	if err := a.ensureBase(ctx); err != nil {
 		return err
@@ -73,8 +88,7 @@ func (a *Agent) follow(ctx context.Context) error {
 		return err
 	}
 	a.complain("database", "")
-	g, err := a.launchStandby(ctx)
-	if err != nil {
+	if g, err = a.launchStandby(ctx); err != nil {
 		return err
 	}
 	return a.watchStandby(ctx, g)
@@ -89,17 +103,18 @@ func (a *Agent) ensureBase(ctx context.Context) error {
 	switch state {
 	case pgctl.Cluster:
 		return a.markSeeded(ctx, true)
-	case pgctl.Empty, pgctl.Seeding:
+	case pgctl.Empty, pgctl.Seeding, pgctl.Rewinding:
 		a.complain("database", "")
 	case pgctl.Foreign:
 		text := fmt.Sprintf("postgresql.data_dir %s holds files that are no PostgreSQL database; empty it or name another directory", a.cfg.Server.DataDir)
 		a.complain("database", text)
 		a.set(func(v *decide.Server) { v.State = decide.ServerFailed })
 		return errors.New(text)
-	default:
-		text := fmt.Sprintf("postgresql.data_dir %s was left in the middle of a rewind; empty it, a new base will be fetched", a.cfg.Server.DataDir)
-		a.complain("database", text)
-		return errors.New(text)
+	}
+	if state == pgctl.Rewinding {
+		if err := a.afterHalfRewind(); err != nil {
+			return err
+		}
 	}
 	a.setRole(decide.RoleSeeding)
 	a.set(func(v *decide.Server) { v.State, v.Problem = decide.ServerAbsent, "" })
@@ -122,6 +137,20 @@ func (a *Agent) ensureBase(ctx context.Context) error {
 		return err
 	}
 	return a.markSeeded(ctx, true)
+}
+
+// afterHalfRewind makes a directory in which a rewind was interrupted one to be
+// seeded over: it is neither the old database nor the new one.
+func (a *Agent) afterHalfRewind() error {
+	if err := a.cfg.Server.Mark(pgctl.Seeding); err != nil {
+		return err
+	}
+	if err := a.cfg.Plane.Claim(); err != nil {
+		return err
+	}
+	cb := *a.loadComeback()
+	cb.Method, cb.Why, cb.Done = role.MethodDelta, "a rewind was interrupted", true
+	return a.saveComeback(&cb)
 }
 
 // markSeeded records in the ledger whether this node has a base.
@@ -173,6 +202,9 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.cfg.Plane.Quarantine(c); err != nil {
+		return nil, fmt.Errorf("check pg_wal against the group's history: %w", err)
+	}
 	mode := pgctl.Mode{SyncName: pgctl.NoSyncName, MinSettings: c.Standby, PrimaryConninfo: a.cfg.Plane.Conninfo(), RestoreCommand: a.cfg.Plane.Restore(), SlotName: FloorSlot}
 	if err := s.Configure(ctx, mode); err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
@@ -186,6 +218,9 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 	a.setRole(decide.RoleStandby)
 	reads := false // ordinary clients are let in
 	var looked time.Time
+	a.mu.Lock()
+	a.movedAt = time.Time{}
+	a.mu.Unlock()
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -211,11 +246,33 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 		if !reads || time.Since(looked) >= houseEvery {
 			reads = a.lookStandby(ctx, reads)
 			looked = time.Now()
+			if a.wentAstray() {
+				a.stopServer(g, guard.Immediate, stopGrace)
+				return errors.New("the standby neither streams nor replays although there is log for it; it is started anew")
+			}
 			if a.leftBehind() {
 				return a.seedOver(g)
 			}
 		}
 	}
+}
+
+// stranded is how long a standby may neither stream nor replay while there is
+// log for it, before it is started anew and its directory judged.
+const stranded = 10 * time.Second
+
+// wentAstray tells whether the running standby gets nowhere although there is
+// log for it: it may have replayed beyond the place where the group's history
+// left its timeline.
+func (a *Agent) wentAstray() bool {
+	end := a.cfg.Plane.LogEnd()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.flows || a.replayedTo >= end || a.movedTo != a.replayedTo || a.movedAt.IsZero() {
+		a.movedTo, a.movedAt = a.replayedTo, time.Now()
+		return false
+	}
+	return time.Since(a.movedAt) > stranded
 }
 
 // leftBehind tells whether the standby needs log from before the daemon's: it
@@ -264,9 +321,13 @@ func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
 	}
 	a.set(func(v *decide.Server) {
 		a.replayed = max(f.Replay, f.Receive)
+		a.replayedTo, a.flows = f.Replay, f.Streaming
 		v.State, v.Problem, v.Redo, v.Timeline = decide.ServerReplica, "", f.Redo, f.Timeline
 		v.Major = a.cfg.Server.Major
 	})
 	a.cfg.Plane.SetRedo(f.Redo)
+	if reads && f.Streaming {
+		a.cameBack(ctx)
+	}
 	return reads
 }

@@ -240,21 +240,23 @@ func (s *Server) CheckSyncName(ctx context.Context, name string) error {
 		}
 		want = v
 	}
-	return s.with(ctx, func(conn *pgx.Conn) error {
-		var got, source, file string
-		err := conn.QueryRow(ctx, "select setting, source, coalesce(sourcefile, '') from pg_settings where name = 'synchronous_standby_names'").Scan(&got, &source, &file)
-		if err != nil {
-			return fmt.Errorf("read synchronous_standby_names: %w", err)
-		}
-		if got == want && file == s.managedConf() {
-			return nil
-		}
-		where := file
-		if where == "" {
-			where = source
-		}
-		return fmt.Errorf("%w: synchronous_standby_names is %q by %s, must be %q by %s", ErrForeignSetting, got, where, want, s.managedConf())
-	})
+	return s.with(ctx, func(conn *pgx.Conn) error { return s.checkNames(ctx, conn, want) })
+}
+
+func (s *Server) checkNames(ctx context.Context, conn *pgx.Conn, want string) error {
+	var got, source, file string
+	err := conn.QueryRow(ctx, "select setting, source, coalesce(sourcefile, '') from pg_settings where name = 'synchronous_standby_names'").Scan(&got, &source, &file)
+	if err != nil {
+		return fmt.Errorf("read synchronous_standby_names: %w", err)
+	}
+	if got == want && file == s.managedConf() {
+		return nil
+	}
+	where := file
+	if where == "" {
+		where = source
+	}
+	return fmt.Errorf("%w: synchronous_standby_names is %q by %s, must be %q by %s", ErrForeignSetting, got, where, want, s.managedConf())
 }
 
 // WaitReady waits until the server answers queries: a primary after recovery,

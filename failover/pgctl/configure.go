@@ -191,18 +191,28 @@ func generation() string {
 // amend changes settings of ours in the managed file and gives it a new
 // generation, which is returned.
 func (s *Server) amend(change map[string]string) (string, error) {
+	text, gen, err := s.amended(change)
+	if err != nil {
+		return "", err
+	}
+	return gen, s.managed(s.managedConf(), text)
+}
+
+// amended is the text of the managed file with settings of ours changed, and
+// the new generation in it.
+func (s *Server) amended(change map[string]string) (text, gen string, err error) {
 	b, err := os.ReadFile(s.managedConf())
 	if err != nil {
-		return "", fmt.Errorf("read managed configuration: %w", err)
+		return "", "", fmt.Errorf("read managed configuration: %w", err)
 	}
-	gen := generation()
+	gen = generation()
 	set := map[string]string{"understudy.generation": gen}
 	for k, v := range change {
 		set[k] = v
 	}
 	_, ours, found := strings.Cut(string(b), "# What understudy decides:\n")
 	if !found {
-		return "", fmt.Errorf("%s was changed by hand: remove it and restart the daemon", s.managedConf())
+		return "", "", fmt.Errorf("%s was changed by hand: remove it and restart the daemon", s.managedConf())
 	}
 	head := strings.TrimSuffix(string(b), ours)
 	var out strings.Builder
@@ -215,56 +225,71 @@ func (s *Server) amend(change map[string]string) (string, error) {
 		}
 		delete(set, name)
 		if err := writeSetting(&out, name, v); err != nil {
-			return "", err
+			return "", "", err
 		}
 	}
 	if len(set) > 0 {
-		return "", fmt.Errorf("%s was changed by hand: remove it and restart the daemon", s.managedConf())
+		return "", "", fmt.Errorf("%s was changed by hand: remove it and restart the daemon", s.managedConf())
 	}
-	return gen, s.managed(s.managedConf(), head+out.String())
+	return head + out.String(), gen, nil
 }
 
 // writeAccess writes pg_hba.conf, locked or open, and pg_ident.conf.
 func (s *Server) writeAccess(locked bool) error {
-	founder, err := s.founder()
+	ident, hba, err := s.renderAccess(locked)
 	if err != nil {
 		return err
 	}
+	if err := s.managed(s.identFile(), ident); err != nil {
+		return err
+	}
+	return s.managed(s.hbaFile(), hba)
+}
+
+// renderAccess is the text of pg_ident.conf and pg_hba.conf. Our roles come in
+// by the private socket and by no other way, locked or open.
+func (s *Server) renderAccess(locked bool) (ident, hba string, err error) {
+	founder, err := s.founder()
+	if err != nil {
+		return "", "", err
+	}
 	for _, line := range s.ClientHBA {
 		if strings.ContainsAny(line, "\n\r") {
-			return fmt.Errorf("client access line %q: one pg_hba line each", line)
+			return "", "", fmt.Errorf("client access line %q: one pg_hba line each", line)
 		}
 	}
 	me, err := user.Current()
 	if err != nil {
-		return fmt.Errorf("find own user: %w", err)
+		return "", "", fmt.Errorf("find own user: %w", err)
 	}
-	var ident, hba strings.Builder
-	roles := []string{roleName}
-	if founder != "" && founder != roleName {
-		roles = append(roles, founder)
-	}
-	ident.WriteString("# Managed by understudy: changes here are overwritten.\n")
-	hba.WriteString("# Managed by understudy: changes here are overwritten.\n")
-	for _, role := range roles {
+	const head = "# Managed by understudy: changes here are overwritten.\n"
+	var id, rules strings.Builder
+	id.WriteString(head)
+	rules.WriteString(head)
+	admit := func(databases, role string) {
 		for _, os := range []string{me.Username, s.Name} {
-			fmt.Fprintf(&ident, "understudy \"%s\" \"%s\"\n", os, role)
+			fmt.Fprintf(&id, "understudy \"%s\" \"%s\"\n", os, role)
 		}
-		fmt.Fprintf(&hba, "local all,replication \"%s\" peer map=understudy\n", role)
+		fmt.Fprintf(&rules, "local %s \"%s\" peer map=understudy\n", databases, role)
 	}
-	hba.WriteString("host all,replication \"" + roleName + "\" all reject\n")
+	admit("all,replication", roleName)
+	if founder != "" && founder != roleName {
+		admit("all,replication", founder)
+	}
+	admit("postgres", RewindRole)
+	rules.WriteString("local all,replication \"" + RewindRole + "\" reject\n")
+	for _, role := range []string{roleName, RewindRole} {
+		rules.WriteString("host all,replication \"" + role + "\" all reject\n")
+	}
 	if locked {
-		hba.WriteString("# Ordinary clients are locked out until this server may serve them.\n" +
+		rules.WriteString("# Ordinary clients are locked out until this server may serve them.\n" +
 			"local all,replication all reject\nhost all,replication all all reject\n")
 	} else {
 		for _, line := range s.ClientHBA {
-			hba.WriteString(line + "\n")
+			rules.WriteString(line + "\n")
 		}
 	}
-	if err := s.managed(s.identFile(), ident.String()); err != nil {
-		return err
-	}
-	return s.managed(s.hbaFile(), hba.String())
+	return id.String(), rules.String(), nil
 }
 
 // writeIncludes puts our block at the end of postgresql.conf and takes what we

@@ -11,7 +11,16 @@ import (
 
 // replace writes a file under a temporary name, fsyncs it, renames it into
 // place and fsyncs the directory. As root, the file goes to uid and gid.
-func (s *Server) replace(path string, data string, mode os.FileMode, uid, gid int) (err error) {
+func (s *Server) replace(path string, data string, mode os.FileMode, uid, gid int) error {
+	if err := s.put(path, data, mode, uid, gid, (*os.File).Sync); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// put writes a file under a temporary name, calls sync on it and renames it
+// into place.
+func (s *Server) put(path, data string, mode os.FileMode, uid, gid int, sync func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".understudy-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -29,13 +38,10 @@ func (s *Server) replace(path string, data string, mode os.FileMode, uid, gid in
 		}
 	}
 	_, werr := f.WriteString(data)
-	if err := errors.Join(werr, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(werr, f.Chmod(mode), sync(f), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return os.Rename(f.Name(), path)
 }
 
 // managed writes a file that is ours and that the database account may read.
@@ -44,6 +50,16 @@ func (s *Server) managed(path, data string) error {
 		return nil // was made durable when it was written
 	}
 	return s.replace(path, data, 0o640, os.Geteuid(), int(s.GID))
+}
+
+// passing is managed without waiting for the disk, for a running server that is
+// told to read the file at once. A loss of power may leave the file torn, which
+// harms nobody: Configure writes every managed file again before a start.
+func (s *Server) passing(path, data string) error {
+	if b, err := os.ReadFile(path); err == nil && string(b) == data {
+		return nil
+	}
+	return s.put(path, data, 0o640, os.Geteuid(), int(s.GID), func(*os.File) error { return nil })
 }
 
 // owned writes a file of the data directory.

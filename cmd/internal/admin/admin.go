@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/eventlog"
 	"understudy/cmd/internal/view"
 	"understudy/failover/decide"
@@ -31,6 +32,14 @@ type Backend interface {
 	Self() (facts.State, decide.Report)
 	// Events is the daemon's event log.
 	Events() *eventlog.Log
+	// History is what the group remembers of changes of the primaryship. It does
+	// not wait for others.
+	History(ctx context.Context) (doc.History, error)
+	// Plans are the stored decisions.
+	Plans(ctx context.Context) (doc.Plans, error)
+	// Explain is one stored decision, the newest for an empty id. The error is
+	// an *ActionError with CodeUnknownPlan when there is none.
+	Explain(ctx context.Context, id string) (doc.Explanation, error)
 	// Do carries out a command and returns what to show, as JSON. The error is
 	// an *ActionError where the caller is to be told why it was refused.
 	Do(ctx context.Context, action string, args map[string]string) (any, error)
@@ -54,6 +63,7 @@ const (
 	CodeUnknownAction = "unknown-action" // no such command: 404
 	CodeBadArgument   = "bad-argument"   // an argument is missing or malformed: 400
 	CodeRefused       = "refused"        // it would not be safe, or not now: 409
+	CodeUnknownPlan   = "unknown-plan"   // no such decision is stored: 404
 )
 
 // Options configure a Handler.
@@ -101,6 +111,9 @@ func Handler(b Backend, opts Options) http.Handler {
 	mux.HandleFunc("GET /api/v1/status", s.status)
 	mux.HandleFunc("GET /api/v1/events", s.events)
 	mux.HandleFunc("GET /api/v1/feed", s.feed)
+	mux.HandleFunc("GET /api/v1/history", s.changes)
+	mux.HandleFunc("GET /api/v1/plans", s.plans)
+	mux.HandleFunc("GET /api/v1/explain", s.explain)
 	mux.HandleFunc("POST /api/v1/do/{action}", s.do)
 	mux.HandleFunc("GET /cluster", s.cluster)
 	mux.HandleFunc("GET /history", s.history)
@@ -205,7 +218,9 @@ func writeActionError(w http.ResponseWriter, err error) {
 		writeError(w, http.StatusInternalServerError, "failed", err.Error())
 		return
 	}
-	status := map[string]int{CodeUnknownAction: http.StatusNotFound, CodeBadArgument: http.StatusBadRequest}[ae.Code]
+	status := map[string]int{
+		CodeUnknownAction: http.StatusNotFound, CodeUnknownPlan: http.StatusNotFound, CodeBadArgument: http.StatusBadRequest,
+	}[ae.Code]
 	if status == 0 {
 		status = http.StatusConflict
 	}

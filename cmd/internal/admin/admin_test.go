@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"understudy/cmd/internal/admin"
+	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/eventlog"
 	"understudy/cmd/internal/view"
 	"understudy/failover/decide"
@@ -34,6 +36,10 @@ type backend struct {
 	log   *eventlog.Log
 	did   []string
 	doErr error
+	// What is stored; readErr fails every question for it.
+	changes []doc.Change
+	plans   []doc.PlanLine
+	readErr error
 }
 
 func (b *backend) Status(context.Context) (view.Status, error) {
@@ -55,6 +61,23 @@ func (b *backend) Do(_ context.Context, action string, args map[string]string) (
 	defer b.mu.Unlock()
 	b.did = append(b.did, fmt.Sprint(action, args))
 	return map[string]string{"done": action}, b.doErr
+}
+
+func (b *backend) History(context.Context) (doc.History, error) {
+	return doc.History{Changes: b.changes}, b.readErr
+}
+
+func (b *backend) Plans(context.Context) (doc.Plans, error) {
+	return doc.Plans{Plans: b.plans}, b.readErr
+}
+
+func (b *backend) Explain(_ context.Context, id string) (doc.Explanation, error) {
+	for _, p := range b.plans {
+		if id == "" || p.ID == id {
+			return doc.Explanation{ID: p.ID, Rule: p.Rule}, b.readErr
+		}
+	}
+	return doc.Explanation{}, fmt.Errorf("look up: %w", &admin.ActionError{Code: admin.CodeUnknownPlan, Text: "No such decision."})
 }
 
 func (b *backend) WAL(context.Context, string, io.Writer) error { return admin.ErrNotYet }
@@ -171,7 +194,7 @@ func TestHandler_Health(t *testing.T) {
 	}
 }
 
-func TestHandler_ClusterAndHistory(t *testing.T) {
+func TestHandler_Cluster(t *testing.T) {
 	b := newBackend(t, "main")
 	h := admin.Handler(b, admin.Options{Ports: map[string]int{"main": 5432}})
 	var c admin.ClusterReply
@@ -181,12 +204,56 @@ func TestHandler_ClusterAndHistory(t *testing.T) {
 	if got := fmt.Sprint(c); got != "{[{main leader running http://10.0.0.1:7421/health 10.0.0.1 5432 2 <nil>} {backup sync_standby streaming  10.0.0.2 0 2 256} {witness witness unknown  10.0.0.3 0 0 <nil>}] shop false}" {
 		t.Errorf("got %s", got)
 	}
-	var hist [][]any
-	if err := json.Unmarshal(request(t, h, "GET", "/history", "").Body.Bytes(), &hist); err != nil {
-		t.Fatal(err)
+}
+
+func TestHandler_HistoryForLoadBalancers(t *testing.T) {
+	b := newBackend(t, "main")
+	b.in.State.Lineage = append(b.in.State.Lineage, pos.Entry{Epoch: epoch.Next(), Timeline: 2, Start: 0x4000000}, pos.Entry{Epoch: pos.Epoch{Gen: 2, Num: 1}, Timeline: 19, Start: 0x5000000})
+	h := admin.Handler(b, admin.Options{})
+	b.changes = []doc.Change{{Epoch: epoch, To: "main", Cause: "main was silent", Opened: true,
+		Phases: []doc.Phase{{Name: doc.PhaseEpoch}, {Name: doc.PhaseOpened, At: time.Date(2026, 3, 1, 13, 0, 0, 5e6, time.FixedZone("", 3600))}}}}
+	// The second change is not recorded any more, and the one between kept its
+	// timeline.
+	const want = `[[1,50331648,"main was silent","2026-03-01T12:00:00.005Z","main"],[2,83886080,"epoch 2.1 went on with timeline 19",null,null]]` + "\n"
+	if w := request(t, h, "GET", "/history", ""); w.Code != 200 || w.Body.String() != want {
+		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	if len(hist) != 1 || hist[0][0] != 1.0 || hist[0][1] != float64(0x3000000) || hist[0][2] != "main was silent" || hist[0][3] == nil {
-		t.Errorf("got %v", hist)
+	b.in.State.Lineage = nil
+	if w := request(t, h, "GET", "/history", ""); w.Code != 200 || w.Body.String() != "[]\n" {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+func TestHandler_HistoryPlansExplain(t *testing.T) {
+	b := newBackend(t, "main")
+	h := admin.Handler(b, admin.Options{})
+	check := func(path string, code int, want string) {
+		t.Helper()
+		if w := request(t, h, "GET", path, ""); w.Code != code || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	check("/api/v1/history", 200, `{"changes":[]}`)
+	check("/api/v1/plans", 200, `{"plans":[]}`)
+	check("/api/v1/explain", 404, `{"code":"unknown-plan","error":"No such decision."}`)
+	b.changes = []doc.Change{{ID: "1.3"}, {ID: "1.4"}}
+	b.plans = []doc.PlanLine{{ID: "a&b", Rule: "first"}, {ID: "c", Rule: "second"}}
+	check("/api/v1/history", 200, `"id":"1.4"`)
+	check("/api/v1/plans", 200, `"id":"c"`)
+	check("/api/v1/explain", 200, `"rule":"first"`)
+	check("/api/v1/explain?plan=c", 200, `"rule":"second","rule_meaning":"","why":"","evidence":[],"rejected":[],"actions":[]}`)
+	check("/api/v1/explain?plan=a%26b", 200, `"rule":"first"`)
+	check("/api/v1/explain?plan=d", 404, "unknown-plan")
+	b.readErr = errors.New("the ledger is not read yet")
+	for _, path := range []string{"/api/v1/history", "/api/v1/plans", "/api/v1/explain", "/history"} {
+		check(path, 503, `{"code":"unavailable","error":"the ledger is not read yet"}`)
+	}
+	b.readErr = &admin.ActionError{Code: admin.CodeRefused, Text: "Not now."}
+	for _, path := range []string{"/api/v1/history", "/api/v1/plans", "/api/v1/explain", "/history"} {
+		check(path, 409, "Not now.")
+		if w := request(t, h, "POST", path, ""); w.Code != 405 {
+			t.Errorf("POST %s: %d", path, w.Code)
+		}
 	}
 }
 

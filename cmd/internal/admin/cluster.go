@@ -3,8 +3,6 @@ package admin
 import (
 	"net"
 	"net/http"
-	"strconv"
-	"time"
 
 	"understudy/cmd/internal/view"
 	"understudy/failover/decide"
@@ -86,29 +84,4 @@ func clusterState(n view.Node) string {
 		return "streaming"
 	}
 	return serverWord(n.Server.State)
-}
-
-// history answers with one entry per change of the timeline: the timeline that
-// ended, the LSN at which it ended as a number, the reason, and the time, which
-// is known of the present primaryship only and otherwise null.
-func (s *server) history(w http.ResponseWriter, _ *http.Request) {
-	state, _ := s.b.Self()
-	reply := [][]any{}
-	for i := 1; i < len(state.Lineage); i++ {
-		old, now := state.Lineage[i-1], state.Lineage[i]
-		if now.Timeline == old.Timeline {
-			continue
-		}
-		reason, at := "epoch "+now.Epoch.String()+" went on with timeline "+strconv.Itoa(int(now.Timeline)), any(nil)
-		if p := state.Primary; p.Epoch == now.Epoch {
-			if p.Cause != "" {
-				reason = p.Cause
-			}
-			if !p.OpenedAt.IsZero() {
-				at = p.OpenedAt.UTC().Format(time.RFC3339Nano)
-			}
-		}
-		reply = append(reply, []any{old.Timeline, uint64(now.Start), reason, at})
-	}
-	writeJSON(w, http.StatusOK, reply)
 }

@@ -21,7 +21,7 @@ const (
 	ExitFailure    = 1 // it was tried and did not succeed; wal-get: the file is not there yet
 	ExitUsage      = 2 // wrong flags or arguments, or a node or policy file that is not valid
 	ExitNotRunning = 3 // the local daemon does not answer
-	ExitRefused    = 4 // the daemon refused, because it would not be safe or not now
+	ExitRefused    = 4 // refused, because it would not be safe or not now, or not confirmed
 	ExitNotSafe    = 5 // status --check: the level is not "safe"
 	// ExitMustStop is wal-get's: which log is right is not known, and recovery
 	// must stop, not guess. PostgreSQL stops at every code above 125.
@@ -76,12 +76,19 @@ type Options struct {
 	// and turns off wrapping, colours and redrawing.
 	Width int
 	Color bool
+	// In is where questions are answered; nil means standard input where that is
+	// a terminal, and nobody to ask where it is none.
+	In io.Reader
 }
 
-// Commands are status, events, policy, wal-get and version. Their RunE errors
+// Commands are all that ask the daemon, wal-get, and version. Their RunE errors
 // are to be given to Code. They print nothing to standard error.
 func Commands(opts Options) []*cobra.Command {
-	cmds := []*cobra.Command{statusCommand(opts), eventsCommand(opts), policyCommand(opts), versionCommand(opts)}
+	cmds := []*cobra.Command{
+		statusCommand(opts), eventsCommand(opts), policyCommand(opts), versionCommand(opts),
+		switchoverCommand(opts), failoverCommand(opts), historyCommand(opts), explainCommand(opts),
+		reseedCommand(opts), offlineCommand(opts), onlineCommand(opts),
+	}
 	for _, c := range cmds {
 		Prepare(c)
 	}

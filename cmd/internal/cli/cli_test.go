@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,13 +21,22 @@ import (
 
 	"understudy/cmd/internal/admin"
 	"understudy/cmd/internal/cli"
+	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/eventlog"
 	"understudy/cmd/internal/view"
 	"understudy/failover/decide"
 	"understudy/ledger/facts"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	time.Local = time.UTC // golden files name times
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		panic(err)
+	}
+	os.Stdin = null // nobody to ask, whoever runs the tests
+	goleak.VerifyTestMain(m)
+}
 
 // buffer is an io.Writer that a test can read while a command writes.
 type buffer struct {
@@ -68,8 +78,13 @@ type backend struct{ log *eventlog.Log }
 func (b backend) Status(context.Context) (view.Status, error) {
 	return view.Build(view.Input{Now: time.Now(), Self: decide.Report{Node: "main", Role: decide.RoleNone}}), nil
 }
-func (b backend) Self() (facts.State, decide.Report) { return facts.State{}, decide.Report{} }
-func (b backend) Events() *eventlog.Log              { return b.log }
+func (b backend) Self() (facts.State, decide.Report)           { return facts.State{}, decide.Report{} }
+func (b backend) Events() *eventlog.Log                        { return b.log }
+func (b backend) History(context.Context) (doc.History, error) { return doc.History{}, nil }
+func (b backend) Plans(context.Context) (doc.Plans, error)     { return doc.Plans{}, nil }
+func (b backend) Explain(context.Context, string) (doc.Explanation, error) {
+	return doc.Explanation{}, &admin.ActionError{Code: admin.CodeUnknownPlan, Text: "No decision is stored."}
+}
 func (b backend) Do(_ context.Context, action string, args map[string]string) (any, error) {
 	if action == "unsafe" {
 		return nil, &admin.ActionError{Code: admin.CodeRefused, Text: "It would lose commits."}
@@ -118,7 +133,11 @@ func serve(t *testing.T, socket string, h http.Handler) {
 			t.Error(err)
 		}
 	})
-	eventually(t, "socket", func() bool { _, err := os.Stat(socket); return err == nil })
+	// The file is there a moment before it can be connected to.
+	eventually(t, "socket", func() bool {
+		c, err := net.Dial("unix", socket)
+		return err == nil && c.Close() == nil
+	})
 }
 
 func TestStatus_TextAndJSON(t *testing.T) {

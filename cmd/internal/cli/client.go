@@ -124,7 +124,7 @@ func replyError(status int, body []byte) error {
 	case http.StatusBadRequest, http.StatusNotFound:
 		code = ExitUsage
 	}
-	return &ExitError{Code: code, Err: errors.New(e.Error)}
+	return &ExitError{Code: code, Err: errors.New(printable(e.Error))}
 }
 
 // unreachable explains a failed connection.

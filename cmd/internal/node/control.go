@@ -82,16 +82,20 @@ type control struct {
 	targets func() []target
 	propose func(context.Context, []byte) ([]byte, error)
 	read    func(context.Context) ([]byte, error)
+	reseed  func(context.Context, []byte) ([]byte, error)
 
 	mu    sync.Mutex
 	heard map[string]decide.Heard // by store
 	out   map[string]*outgoing    // by node name
 	last  []byte                  // newest report, encoded
+	fresh chan struct{}           // closed and replaced with last when it says something new
 	kick  chan struct{}
+	wake  chan struct{} // signalled when another node's report says something new
 }
 
 func newControl(self string, n link.Network, log *slog.Logger) *control {
-	return &control{self: self, net: n, log: log, heard: map[string]decide.Heard{}, out: map[string]*outgoing{}, kick: make(chan struct{}, 1)}
+	return &control{self: self, net: n, log: log, heard: map[string]decide.Heard{}, out: map[string]*outgoing{}, fresh: make(chan struct{}),
+		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 }
 
 // outgoing is our connection to one node.
@@ -107,11 +111,13 @@ type outgoing struct {
 	next    uint64
 }
 
-// hurry sends the next report now.
+// hurry sends the next report now, and has the controller look at it.
 func (c *control) hurry() {
-	select {
-	case c.kick <- struct{}{}:
-	default:
+	for _, ch := range []chan struct{}{c.kick, c.wake} {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -155,19 +161,23 @@ func (c *control) run(ctx context.Context) {
 			<-o.done
 		}
 	}()
+	kicked := false
 	for {
-		c.align(ctx)
+		c.align(ctx, kicked)
+		kicked = false
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		case <-c.kick:
+			kicked = true
 		}
 	}
 }
 
-// align starts and ends connections, and encodes the newest report.
-func (c *control) align(ctx context.Context) {
+// align starts and ends connections, and encodes the newest report, which is
+// sent at once when it is news.
+func (c *control) align(ctx context.Context, news bool) {
 	body, err := json.Marshal(c.report())
 	if err != nil {
 		c.log.Error("encode report", "error", err)
@@ -182,6 +192,10 @@ func (c *control) align(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last = body
+	if news {
+		close(c.fresh)
+		c.fresh = make(chan struct{})
+	}
 	for name, o := range c.out {
 		if want[name] != o.to {
 			o.cancel()
@@ -246,7 +260,7 @@ func (c *control) talk(ctx context.Context, o *outgoing) error {
 	defer tick.Stop()
 	for {
 		c.mu.Lock()
-		m := message{Kind: "report", Body: c.last}
+		m, fresh := message{Kind: "report", Body: c.last}, c.fresh
 		c.mu.Unlock()
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
 		if err := writeMessage(conn, m); err != nil {
@@ -262,6 +276,8 @@ func (c *control) talk(ctx context.Context, o *outgoing) error {
 					return errors.Join(err, <-replies)
 				}
 			case <-tick.C:
+				wait = false
+			case <-fresh:
 				wait = false
 			}
 		}
@@ -396,7 +412,14 @@ func (c *control) handle(ctx context.Context, conn net.Conn, peer link.Peer) {
 func (c *control) hear(rep decide.Report) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	old := c.heard[rep.Store].Report
 	c.heard[rep.Store] = decide.Heard{Report: rep, At: time.Now()}
+	if old.Server.Ended != rep.Server.Ended || old.Server.State != rep.Server.State || old.Role != rep.Role || old.Boot != rep.Boot {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
 	// A node speaks with one store; what its lost one said is no longer news.
 	for s, h := range c.heard {
 		if h.Report.Node == rep.Node && s != rep.Store && time.Since(h.At) > 10*time.Second {
@@ -415,6 +438,8 @@ func (c *control) answer(ctx context.Context, m message) message {
 		rep.Body, err = c.propose(ctx, m.Body)
 	case "read":
 		rep.Body, err = c.read(ctx)
+	case "reseed":
+		rep.Body, err = c.reseed(ctx, m.Body)
 	default:
 		err = fmt.Errorf("unknown request %q", m.Op)
 	}

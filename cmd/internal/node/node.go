@@ -55,6 +55,7 @@ type Node struct {
 	plane    *plane
 	agent    *failover.Agent
 	control  *control
+	tunnels  chan struct{} // a slot per connection of a returning node's pg_rewind
 
 	mu  sync.Mutex
 	seq uint64
@@ -76,7 +77,7 @@ type Options struct {
 // changed on disk when it fails over the node file, the certificate, the
 // binaries or a port.
 func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
-	n := &Node{cfg: cfg, version: o.Version, binary: o.Binary, log: o.Log.With("node", cfg.Name), boot: newBoot()}
+	n := &Node{tunnels: make(chan struct{}, 4), cfg: cfg, version: o.Version, binary: o.Binary, log: o.Log.With("node", cfg.Name), boot: newBoot()}
 	var err error
 	if n.creds, err = link.LoadIdentity(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA); err != nil {
 		return nil, err
@@ -200,7 +201,7 @@ func (n *Node) open() error {
 		return fmt.Errorf("open the event log: %w", err)
 	}
 	pgWAL := ""
-	if n.server != nil {
+	if n.server != nil && !failover.Marked(cfg.StateDir) { // a primary's own log is no spool's tail
 		pgWAL = filepath.Join(n.server.DataDir, "pg_wal")
 	}
 	if n.spool, err = openStore(cfg, n.creds.Identity().Group, pgWAL, n.log); err != nil {
@@ -210,17 +211,20 @@ func (n *Node) open() error {
 	n.control.report, n.control.targets = n.report, n.targets
 	n.ledger, err = ledger.Open(ledger.Config{
 		Dir: raftDir(cfg), Store: n.spool.Store(), Advertise: cfg.Advertise,
-		Stream: raftStream{link.Accept(n.listener, link.Ledger), n.net}, Forward: n.control, Log: n.log,
+		Stream: &raftStream{Listener: link.Accept(n.listener, link.Ledger), net: n.net, id: n.ledgerID}, Forward: n.control, Log: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the ledger: %w", err)
 	}
-	n.control.propose, n.control.read = n.ledger.HandlePropose, n.ledger.HandleRead
+	n.control.propose, n.control.read, n.control.reseed = n.ledger.HandlePropose, n.ledger.HandleRead, n.handleReseed
 	n.receiver = standby.New(standby.Config{
 		Node: cfg.Name, Store: n.spool.Store(), Identity: n.identity, Spool: n.spool,
-		Fill: n.fill, OnSession: n.onSession, Log: n.log,
+		Fill: n.fill, Refuse: n.agent.Returning, OnSession: n.onSession, Log: n.log,
 	})
 	n.agent.Attach(ledgerPort{n.ledger}, n.spool.Store())
+	if err := n.finishReform(); err != nil {
+		return err
+	}
 	n.listener.Handle(link.Control, n.control.handle)
 	n.listener.Handle(link.Stream, n.handleStream)
 	return nil
@@ -302,7 +306,7 @@ func (n *Node) Stop(cause error) {
 
 func (n *Node) controller() *failover.Controller {
 	return &failover.Controller{Store: n.spool.Store(), Ledger: ledgerPort{n.ledger}, Reports: n.control.reports,
-		Log: n.log, Every: reportEvery}
+		Wake: n.control.wake, Log: n.log, Every: reportEvery}
 }
 
 // targets are the nodes to keep control connections to: those of the node
@@ -355,6 +359,8 @@ func (n *Node) handleStream(ctx context.Context, c net.Conn, peer link.Peer) {
 		err = n.serveFetch(ctx, c)
 	case shipper.PurposeBase:
 		err = n.serveBase(ctx, c, peer)
+	case shipper.PurposeTunnel:
+		err = n.serveTunnel(ctx, c, peer)
 	}
 	if err != nil && ctx.Err() == nil {
 		n.log.Info("stream connection ended", "from", peer.Node, "purpose", string(rune(p)), "error", err)
@@ -369,6 +375,8 @@ func (n *Node) serveFetch(ctx context.Context, c net.Conn) error {
 		s.Lineage = n.spool.Lineage()
 		oldest := &oldestLog{dir: filepath.Join(n.server.DataDir, "pg_wal"), segSize: run.segSize, timeline: s.Lineage.Last().Timeline}
 		s.Range, s.Log = pos.Range{From: oldest.get(), To: run.Snapshot().Received}, run.wal
+	} else if own := n.plane.stoppedLog(); own != nil {
+		s.Lineage, s.Range, s.Log = own.Lineage, own.Range, own.Log
 	} else {
 		s.Lineage = n.spool.Lineage()
 		s.Range, s.Log = pos.Range{From: n.spool.Base(), To: n.spool.Durable()}, n.spool
@@ -465,6 +473,7 @@ func (n *Node) fillFrom(ctx context.Context, m facts.Member, h shipper.Hello, to
 
 func (n *Node) onSession(h shipper.Hello, up bool, err error) {
 	if up {
+		n.plane.noteHeard(0) // the primary tells what is committed
 		n.notify("link-up", facts.SeverityInfo, fmt.Sprintf("%s receives from %s in epoch %s", n.cfg.Name, h.Node, h.Epoch), h.Epoch)
 		return
 	}
@@ -497,14 +506,17 @@ func (n *Node) primaryRun() *primaryRun {
 
 // housekeep prunes the spool to the floor that the primary publishes.
 func (n *Node) housekeep(ctx context.Context) {
-	tick := time.NewTicker(2 * time.Second)
+	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			n.plane.keepHeard(true)
 			return
 		case <-tick.C:
 		}
+		n.plane.keepHeard(false)
+		n.yield()
 		floor := n.receiver.Snapshot().Floor
 		if n.spool.Base() == 0 || floor <= n.spool.Base() {
 			continue
@@ -536,6 +548,7 @@ func (n *Node) ledgerEvents() func(facts.State, []facts.Event) {
 				continue
 			}
 			seen = max(seen, e.Version)
+			n.keepDecision(e.Decision)
 			n.events.Add(eventlog.Event{Kind: e.Kind, Node: e.Node, Severity: e.Severity, Text: e.Text, Epoch: e.Epoch, At: e.At})
 		}
 		if seen > before {

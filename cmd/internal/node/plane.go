@@ -21,7 +21,6 @@ import (
 	"understudy/shipper"
 	"understudy/shipper/pos"
 	"understudy/shipper/spool"
-	"understudy/shipper/walfmt"
 	"understudy/standby/restore"
 )
 
@@ -33,6 +32,8 @@ type plane struct {
 	mu       sync.Mutex
 	seed     *decide.Seed
 	attempts int
+	heard    heard           // newest committed LSN on disk
+	stopped  *shipper.Served // the log of this node's own stopped primary
 }
 
 // Promised is the newest epoch this node has fenced for.
@@ -69,6 +70,18 @@ func (p *plane) Restore() string {
 // SetRedo tells where a restart of the local standby would begin.
 func (p *plane) SetRedo(l pos.LSN) { p.n.receiver.SetRedo(l) }
 
+// Lineage is the history of the received log.
+func (p *plane) Lineage() pos.Lineage { return p.n.spool.Lineage() }
+
+// LogEnd is the end of the received log.
+func (p *plane) LogEnd() pos.LSN { return p.n.spool.End() }
+
+// Feed gives the local standby everything up to upto: it was elected.
+func (p *plane) Feed(upto pos.LSN) { p.n.receiver.Elect(upto) }
+
+// Wipe removes the stopped local database.
+func (p *plane) Wipe() error { return restore.WipeCluster(p.n.server.DataDir) }
+
 // ClearRemains empties a data directory whose database is gone.
 func (p *plane) ClearRemains() error {
 	dir := p.n.server.DataDir
@@ -94,25 +107,6 @@ func (p *plane) LogBase() pos.LSN { return p.n.spool.Base() }
 // Claim marks the stopped database as one to be seeded over: a seed sends only
 // what differs.
 func (p *plane) Claim() error { return restore.Claim(p.n.server.DataDir) }
-
-// LogEnd scans pg_wal from the redo point of c on and fsyncs what it read.
-func (p *plane) LogEnd(c pgctl.Control) (pos.LSN, error) {
-	tli, redo := c.Timeline, c.Redo
-	dir := filepath.Join(p.n.server.DataDir, "pg_wal")
-	src := spool.Dir(dir, c.SegSize, pos.Lineage{{Epoch: pos.Epoch{Gen: 1, Num: 1}, Timeline: tli, Start: 0}})
-	defer src.Close()
-	end, err := walfmt.FindEnd(src, redo, walfmt.Params{SegSize: c.SegSize, SystemID: c.SystemID, Major: p.n.server.Major})
-	if err != nil {
-		return 0, err
-	}
-	for at := redo.SegStart(c.SegSize); at < end.LogEnd; at += pos.LSN(c.SegSize) {
-		if err := syncFile(filepath.Join(dir, pos.SegName(tli, at, c.SegSize))); err != nil {
-			return 0, err
-		}
-	}
-	p.n.log.Info("scanned pg_wal", "from", redo.String(), "end", end.LogEnd.String(), "last_record_end", end.RecordEnd.String(), "reason", end.Reason)
-	return end.LogEnd, syncFile(dir)
-}
 
 func syncFile(path string) error {
 	f, err := os.Open(path)
@@ -203,7 +197,7 @@ func (p *plane) StartPrimary(ctx context.Context, s failover.PrimarySpec) (failo
 				SystemID: g.SystemID, Timeline: s.State.Primary.Timeline, Start: from, Log: n.log,
 			})
 		},
-		WAL: wal, Oldest: oldest.get, Now: guard.Boottime, Log: n.log,
+		WAL: wal, Oldest: oldest.get, Now: guard.Boottime, Log: n.log, Heard: min(p.Heard(), s.State.Primary.Start),
 		Dial: func(ctx context.Context, peer primary.Peer) (net.Conn, error) {
 			return shipper.Dial(ctx, n.net, peer.Address, peer.Name, shipper.PurposeStream)
 		},
@@ -212,7 +206,9 @@ func (p *plane) StartPrimary(ctx context.Context, s failover.PrimarySpec) (failo
 		wal.Close()
 		return nil, err
 	}
-	run := &primaryRun{Primary: pr, self: n.spool.Store(), segSize: g.SegSize, wal: wal}
+	p.setStopped(nil)
+	p.noteHeard(0)
+	run := &primaryRun{Primary: pr, self: n.spool.Store(), segSize: g.SegSize, wal: wal, ended: p.noteHeard}
 	n.setPrimary(run)
 	return run, nil
 }
@@ -223,6 +219,8 @@ type primaryRun struct {
 	self    string
 	segSize int64
 	wal     *spool.WALDir
+	ended   func(committed pos.LSN)
+	once    sync.Once
 
 	mu      sync.Mutex
 	members uint64
@@ -298,6 +296,7 @@ func (r *primaryRun) problems() map[string]string {
 // Stop ends acknowledging, then everything else.
 func (r *primaryRun) Stop() {
 	r.Primary.Stop()
+	r.once.Do(func() { r.ended(r.Committed()) })
 	r.wal.Close()
 }
 

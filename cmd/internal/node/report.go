@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"understudy/cmd/internal/admin"
 	"understudy/cmd/internal/eventlog"
 	"understudy/cmd/internal/view"
@@ -22,7 +20,6 @@ import (
 	"understudy/failover/decide"
 	"understudy/failover/guard"
 	"understudy/ledger/facts"
-	"understudy/shipper/link"
 	"understudy/shipper/pos"
 	"understudy/standby/walserver"
 )
@@ -46,6 +43,9 @@ func (n *Node) report() decide.Report {
 		Server: n.agent.Server(), Seed: n.plane.seedState(), Problems: n.agent.Problems(),
 	}
 	r.Server.Streaming = snap.Feeding
+	if st := n.ledger.State(); st.Founded() {
+		r.Ledger, r.Generation = st.Group.LedgerID, st.Primary.Epoch.Gen
+	}
 	if n.spool.Base() != 0 {
 		r.Spool = decide.Spool{From: n.spool.Base(), End: n.spool.End(), Bytes: uint64(n.spool.Size())}
 	}
@@ -122,6 +122,14 @@ func (n *Node) Do(ctx context.Context, action string, args map[string]string) (a
 		return n.policy()
 	case "policy-apply":
 		return n.applyPolicy(ctx, args)
+	case "switchover":
+		return n.orderSwitchover(ctx, args)
+	case "failover":
+		return n.orderFailover(ctx, args)
+	case "reseed":
+		return n.orderReseed(ctx, args)
+	case "offline", "online":
+		return n.orderOffline(ctx, action, args)
 	}
 	return nil, &admin.ActionError{Code: admin.CodeUnknownAction, Text: fmt.Sprintf("there is no action %q", action)}
 }
@@ -138,9 +146,18 @@ func (n *Node) WAL(_ context.Context, name string, w io.Writer) error {
 	if m.Base == 0 {
 		return admin.ErrNotYet
 	}
+	if t, ok := historyTimeline(name); ok {
+		// Of ids that were used up nothing is given: only a promotion looks for those.
+		b, known := n.history(t)
+		if !known || len(b) == 0 {
+			return admin.ErrNotYet
+		}
+		_, err := w.Write(b)
+		return err
+	}
 	tli, at, err := pos.ParseSegName(name, m.SegSize)
 	if err != nil {
-		return admin.ErrNotYet // history files: none is recorded beyond what the base brought
+		return admin.ErrNotYet
 	}
 	end := at + pos.LSN(m.SegSize)
 	snap := n.receiver.Snapshot()
@@ -187,7 +204,7 @@ func (n *Node) walServer() walserver.Config {
 		AllowUIDs: []uint32{n.server.Account.UID, uint32(os.Geteuid())},
 		WAL:       n.spool,
 		State:     n.walState,
-		History:   func(pos.Timeline) ([]byte, bool) { return nil, false },
+		History:   n.history,
 		OnFeedback: func(f walserver.Feedback) {
 			if err := n.receiver.Fed(f); err != nil && !errors.Is(err, net.ErrClosed) {
 				n.log.Warn("take the standby's report", "error", err)
@@ -201,7 +218,7 @@ func (n *Node) walServer() walserver.Config {
 func (n *Node) walState() (walserver.State, <-chan struct{}) {
 	limit, held, changed := n.receiver.Serve()
 	m := n.spool.Meta()
-	s := walserver.State{SystemID: m.SystemID, Lineage: m.Lineage, ServerVersion: n.server.Version, SegSize: m.SegSize, Limit: limit, Held: held}
+	s := walserver.State{SystemID: m.SystemID, Lineage: streamed(m.Lineage), ServerVersion: n.server.Version, SegSize: m.SegSize, Limit: limit, Held: held}
 	if m.Base == 0 {
 		s.Refuse = "no log has been received yet"
 	}
@@ -222,18 +239,4 @@ func (n *Node) surfaces(ctx context.Context, wg *sync.WaitGroup, fail func(strin
 			fail("wal socket", admin.ServeWAL(ctx, n.cfg.WALGetSocket(), admin.WALHandler(n.WAL), []uint32{n.server.Account.UID, uint32(os.Geteuid())}))
 		})
 	}
-}
-
-// raftStream is Raft's transport over the link.
-type raftStream struct {
-	net.Listener
-	net link.Network
-}
-
-// Dial connects to another node's ledger.
-func (s raftStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	c, _, err := s.net.Dial(ctx, string(addr), link.Ledger, "")
-	return c, err
 }

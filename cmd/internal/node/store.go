@@ -69,6 +69,9 @@ func openStore(cfg *configs.Node, group string, pgWAL string, log *slog.Logger) 
 		}
 		return sp, os.Remove(renewFile(cfg))
 	}
+	if err := clearForReform(cfg); err != nil {
+		return nil, fmt.Errorf("make room for a new ledger: %w", err)
+	}
 	id, idErr := os.ReadFile(idFile(cfg))
 	sp, err := spool.Open(spool.Config{Dir: spoolDir(cfg), Log: log, Verify: verifyTail})
 	switch {
@@ -198,7 +201,7 @@ func lostAcked(sp *spool.Spool, pgWAL string, log *slog.Logger) bool {
 	if end <= sp.End() {
 		return false
 	}
-	if err := sp.Extend(src, end); err != nil {
+	if err := extendAlong(sp, src, end); err != nil {
 		log.Warn("extend the spool from pg_wal", "error", err)
 		return true
 	}
@@ -208,4 +211,22 @@ func lostAcked(sp *spool.Spool, pgWAL string, log *slog.Logger) bool {
 	}
 	log.Info("took the spool's missing tail from pg_wal", "end", end.String())
 	return false
+}
+
+// extendAlong takes the bytes of src up to upto, one entry of the spool's
+// lineage after the other.
+func extendAlong(sp *spool.Spool, src spool.Source, upto pos.LSN) error {
+	for sp.End() < upto {
+		stop := upto
+		for _, e := range sp.Lineage()[1:] {
+			if e.Start > sp.End() && e.Start < stop {
+				stop = e.Start
+				break
+			}
+		}
+		if err := sp.Extend(src, stop); err != nil {
+			return err
+		}
+	}
+	return nil
 }

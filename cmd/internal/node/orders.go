@@ -1,0 +1,258 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"understudy/cmd/internal/admin"
+	"understudy/cmd/internal/doc"
+	"understudy/failover/decide"
+	"understudy/failover/role"
+	"understudy/ledger"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// observe is what this node knows, for an operator's command. The ledger's
+// state is confirmed where a majority can be asked.
+func (n *Node) observe(ctx context.Context) decide.Observation {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	st, err := n.ledger.Read(ctx)
+	if err != nil {
+		st = n.ledger.State()
+	}
+	return decide.Observation{Now: time.Now(), SelfStore: n.spool.Store(), State: st, Reports: n.control.reports()}
+}
+
+func refusedAction(text string) error {
+	return &admin.ActionError{Code: admin.CodeRefused, Text: strings.TrimSuffix(text, ".") + "."}
+}
+
+func (n *Node) orderSwitchover(ctx context.Context, args map[string]string) (doc.OrderReply, error) {
+	o := n.observe(ctx)
+	req := decide.PlanSwitchover(o, args["to"])
+	if req.Refused != "" {
+		return doc.OrderReply{}, refusedAction(req.Refused)
+	}
+	return n.order(ctx, o, req, facts.ChangeSwitchover, args)
+}
+
+func (n *Node) orderFailover(ctx context.Context, args map[string]string) (doc.OrderReply, error) {
+	o := n.observe(ctx)
+	req := decide.PlanFailover(o, args["to"], args["force"] == "true")
+	if req.Refused != "" {
+		return doc.OrderReply{}, refusedAction(req.Refused)
+	}
+	return n.order(ctx, o, req, facts.ChangeFailover, args)
+}
+
+// order records what was planned, or only says what it would do.
+func (n *Node) order(ctx context.Context, o decide.Observation, req decide.Request, kind facts.ChangeKind, args map[string]string) (doc.OrderReply, error) {
+	rep := doc.OrderReply{Kind: string(kind), From: req.From, To: req.To, Steps: req.Steps, Statement: req.Statement, After: o.State.Primary.Epoch}
+	if args["dry_run"] == "true" {
+		return rep, nil
+	}
+	if req.Statement != "" && args["confirm"] != req.Statement {
+		if args["confirm"] != "" {
+			return rep, refusedAction("what was confirmed is not what would happen now; look at it again")
+		}
+		return rep, nil
+	}
+	if req.Reform {
+		if err := n.beginReform(req.Statement); err != nil {
+			return rep, err
+		}
+		rep.Started, rep.ID = true, o.State.NextGeneration().String()
+		return rep, nil
+	}
+	if old := o.State.Order; old != nil { // a forced one replaces what stands
+		if err := n.propose(ctx, facts.Command{ClearOrder: &facts.ClearOrder{ID: old.ID, Why: "replaced by the operator"}}); err != nil {
+			return rep, err
+		}
+	}
+	ord := *req.Order
+	ord.ID = randomID()
+	if err := n.propose(ctx, facts.Command{SetOrder: &facts.SetOrder{Expect: o.State.Primary.Version, Order: ord}}); err != nil {
+		return rep, err
+	}
+	rep.ID, rep.Started = ord.ID, true
+	return rep, nil
+}
+
+// propose turns the ledger's refusal into one of the command.
+func (n *Node) propose(ctx context.Context, c facts.Command) error {
+	_, err := n.ledger.Propose(ctx, c)
+	var refused *ledger.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return refusedAction(refused.Text)
+	case errors.Is(err, ledger.ErrNoLeader):
+		return refusedAction("the ledger has no leader that can be reached; nothing was done as far as is known, look at: understudy status")
+	}
+	return err
+}
+
+func (n *Node) orderOffline(ctx context.Context, action string, args map[string]string) (doc.OrderReply, error) {
+	o := n.observe(ctx)
+	if !o.State.Founded() {
+		return doc.OrderReply{}, refusedAction("this node knows of no group yet")
+	}
+	rep := doc.OrderReply{Kind: action, After: o.State.Primary.Epoch}
+	c := facts.SetOffline{Offline: action == "offline"}
+	if c.Offline {
+		c.Wait = 30 * time.Second
+		if w := args["wait"]; w != "" {
+			d, err := time.ParseDuration(w)
+			if err != nil || d < 0 {
+				return rep, &admin.ActionError{Code: admin.CodeBadArgument, Text: "wait must be a duration such as 30s."}
+			}
+			c.Wait = d
+		}
+		rep.Steps = []string{"New clients of the primary are refused.", fmt.Sprintf("Those that are connected have %s to leave, then they are cut off.", c.Wait)}
+	} else {
+		rep.Steps = []string{"Clients are let in again."}
+	}
+	if args["dry_run"] == "true" {
+		return rep, nil
+	}
+	if err := n.propose(ctx, facts.Command{SetOffline: &c}); err != nil {
+		return rep, err
+	}
+	rep.Started = true
+	return rep, nil
+}
+
+// reseedAsk is what a node is asked to do with its own database.
+type reseedAsk struct {
+	Method string `json:"method"`
+}
+
+func (n *Node) orderReseed(ctx context.Context, args map[string]string) (doc.OrderReply, error) {
+	o := n.observe(ctx)
+	rep := doc.OrderReply{Kind: doc.KindReseed, To: args["node"], After: o.State.Primary.Epoch}
+	m, ok := o.State.MemberByName(args["node"])
+	method := args["method"]
+	if method == "" {
+		method = string(role.MethodDelta)
+	}
+	switch {
+	case !ok:
+		return rep, refusedAction(fmt.Sprintf("the group has no node %q", args["node"]))
+	case m.Kind != facts.KindData:
+		return rep, refusedAction(m.Name + " has no PostgreSQL")
+	case m.Store == o.State.Primary.Store:
+		return rep, refusedAction(m.Name + " is the primary; hand its role over first with: understudy switchover")
+	case o.State.Primary.Phase != facts.PhaseOpened:
+		return rep, refusedAction("no primary is open to be seeded from")
+	case !slices.Contains(role.Methods(), role.Method(method)):
+		return rep, &admin.ActionError{Code: admin.CodeBadArgument, Text: fmt.Sprintf("method %q is none of %v.", method, role.Methods())}
+	}
+	rep.From = o.State.Primary.Node
+	rep.Steps = []string{
+		fmt.Sprintf("PostgreSQL of %s stops; its readers are cut off. Commits go on with the others.", m.Name),
+		fmt.Sprintf("Its database is brought back by %s, or by what follows when that is not possible.", method),
+		fmt.Sprintf("%s follows %s again.", m.Name, rep.From),
+	}
+	if args["dry_run"] == "true" {
+		return rep, nil
+	}
+	body, err := json.Marshal(reseedAsk{method})
+	if err != nil {
+		return rep, err
+	}
+	if m.Store == n.spool.Store() {
+		_, err = n.handleReseed(ctx, body)
+	} else {
+		_, err = n.control.ask(ctx, m.Address, "reseed", body)
+	}
+	if err != nil {
+		return rep, refusedAction(fmt.Sprintf("%s did not take the order: %v", m.Name, err))
+	}
+	rep.Started = true
+	return rep, nil
+}
+
+// handleReseed brings this node's own database back by a method.
+func (n *Node) handleReseed(ctx context.Context, body []byte) ([]byte, error) {
+	var ask reseedAsk
+	if err := json.Unmarshal(body, &ask); err != nil {
+		return nil, err
+	}
+	if n.server == nil || !slices.Contains(role.Methods(), role.Method(ask.Method)) {
+		return nil, fmt.Errorf("%s cannot be reseeded by %q", n.cfg.Name, ask.Method)
+	}
+	st, err := n.ledger.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if st.Primary.Store == n.spool.Store() || st.Primary.Phase != facts.PhaseOpened {
+		return nil, fmt.Errorf("%s is the primary, or none is open", n.cfg.Name)
+	}
+	return []byte("{}"), n.agent.Reseed(role.Method(ask.Method), st)
+}
+
+// History is what the group remembers of changes of the primaryship.
+func (n *Node) History(context.Context) (doc.History, error) {
+	st := n.ledger.State()
+	h := doc.History{Changes: []doc.Change{}}
+	if st.Order != nil {
+		h.Order = st.Order.ID
+	}
+	for _, c := range st.Changes {
+		h.Changes = append(h.Changes, changeDoc(c))
+	}
+	return h, nil
+}
+
+const unloggedSentence = "Unlogged tables are empty after a promotion, and sequences may skip values."
+
+func changeDoc(c facts.Change) doc.Change {
+	d := doc.Change{ID: c.Epoch.String(), Epoch: c.Epoch, Kind: string(c.Kind), From: c.From, To: c.To, Cause: c.Cause, Plan: c.Decision,
+		Timeline: c.Timeline, Start: c.Start, Opened: c.Opened, Failed: c.Failed, Statement: c.Statement, Phases: []doc.Phase{}}
+	steps := slices.Clone(c.Steps)
+	slices.SortStableFunc(steps, func(a, b facts.TimedStep) int { return a.At.Compare(b.At) })
+	for _, s := range steps {
+		d.Phases = append(d.Phases, doc.Phase{Name: s.Name, Node: s.Node, Text: s.Text, At: s.At, AfterNS: int64(s.At.Sub(steps[0].At))})
+	}
+	if p := c.Proof; p != nil {
+		d.Proof = proofDoc(*p)
+		if c.To != c.From {
+			d.Proof.Unlogged = unloggedSentence
+		}
+	}
+	if r := c.Return; r != nil {
+		d.Return = &doc.Return{Node: r.Node, Method: r.Method, Why: r.Why, At: r.At}
+		if c.Proof != nil && c.Proof.Closed != nil {
+			d.Return.Tail, d.Return.TailTransactions = c.Proof.Closed.Tail, len(c.Proof.Closed.Transactions)+c.Proof.Closed.More
+		}
+	}
+	return d
+}
+
+func proofDoc(p facts.Proof) *doc.Proof {
+	d := &doc.Proof{Heard: p.Heard, Bound: p.Bound, Promoted: p.Promoted, Provisional: p.Provisional, Missing: p.Missing, Sentence: p.Sentence()}
+	d.Lost, d.MayLost = rangeDoc(p.Lost), rangeDoc(p.MayLost)
+	if c := p.Closed; c != nil {
+		d.Closed = fmt.Sprintf("%s came back: its log ended at %s, and it had recorded %s as committed.", c.Node, c.LogEnd, c.Committed)
+		if n := len(c.Transactions) + c.More; n > 0 {
+			d.Closed += fmt.Sprintf(" %d transactions beyond were its own alone; they are kept in %s.", n, c.Tail)
+		}
+	}
+	for _, x := range p.LostTransactions() {
+		d.Transactions = append(d.Transactions, doc.LostTransaction{XID: x.XID, End: x.End, Time: x.Time, Tables: x.Tables})
+	}
+	return d
+}
+
+func rangeDoc(r pos.Range) *pos.Range {
+	if r.Empty() {
+		return nil
+	}
+	return &r
+}

@@ -1,0 +1,573 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"understudy/failover"
+	"understudy/failover/pgctl"
+	"understudy/ledger/facts"
+	"understudy/shipper"
+	"understudy/shipper/link"
+	"understudy/shipper/pos"
+	"understudy/shipper/spool"
+	"understudy/shipper/tunnel"
+	"understudy/shipper/walfmt"
+	"understudy/standby/tail"
+)
+
+func (p *plane) walDir() string { return filepath.Join(p.n.server.DataDir, "pg_wal") }
+
+// along is the history to read a pg_wal by: a database that never was in a
+// group has only its timeline.
+func along(l pos.Lineage, t pos.Timeline) pos.Lineage {
+	if len(l) == 0 {
+		return pos.Lineage{{Epoch: pos.Epoch{Gen: 1, Num: 1}, Timeline: t}}
+	}
+	return l
+}
+
+// OwnLog scans pg_wal from the redo point of c on and fsyncs what it read.
+func (p *plane) OwnLog(c pgctl.Control, l pos.Lineage) (failover.OwnLog, error) {
+	l = along(l, c.Timeline)
+	src := spool.Dir(p.walDir(), c.SegSize, l)
+	var own failover.OwnLog
+	r := walfmt.NewReader(src, c.Redo, walfmt.Params{SegSize: c.SegSize, SystemID: c.SystemID, Major: p.n.server.Major})
+	for {
+		rec, err := r.Next()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				src.Close()
+				return own, err
+			}
+			break
+		}
+		ck, is := rec.Checkpoint()
+		own.Shutdown = is && ck.Shutdown
+	}
+	end := r.End()
+	own.End, own.RecordEnd = end.LogEnd, end.RecordEnd
+	for at := c.Redo.SegStart(c.SegSize); at < own.End; at += pos.LSN(c.SegSize) {
+		if err := p.syncSegment(at, c.SegSize, l); err != nil {
+			src.Close()
+			return own, err
+		}
+	}
+	p.n.log.Info("scanned pg_wal", "from", c.Redo.String(), "end", own.End.String(), "last_record_end", own.RecordEnd.String(), "reason", end.Reason)
+	oldest := &oldestLog{dir: p.walDir(), segSize: c.SegSize, timeline: l.Last().Timeline}
+	p.setStopped(&shipper.Served{Lineage: l, Range: pos.Range{From: oldest.get(), To: own.End}, Log: src})
+	return own, syncFile(p.walDir())
+}
+
+// syncSegment fsyncs the file, of whichever timeline, that holds a segment.
+func (p *plane) syncSegment(at pos.LSN, segSize int64, l pos.Lineage) error {
+	found := false
+	for i := len(l) - 1; i >= 0; i-- {
+		err := syncFile(filepath.Join(p.walDir(), pos.SegName(l[i].Timeline, at, segSize)))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		found = found || err == nil
+	}
+	if !found {
+		return fmt.Errorf("segment %s of pg_wal is gone", pos.SegName(l.TimelineAt(at), at, segSize))
+	}
+	return nil
+}
+
+// setStopped keeps the log of a stopped primary for nodes that need it.
+func (p *plane) setStopped(s *shipper.Served) {
+	p.mu.Lock()
+	old := p.stopped
+	p.stopped = s
+	p.mu.Unlock()
+	if old != nil {
+		old.Log.(*spool.WALDir).Close()
+	}
+}
+
+func (p *plane) stoppedLog() *shipper.Served {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.n.agent.Returning() == "" {
+		return nil
+	}
+	return p.stopped
+}
+
+// RecordEnd is the end of the last whole record of the received log that ends
+// at or below upto.
+func (p *plane) RecordEnd(from, upto pos.LSN) (pos.LSN, error) {
+	m := p.n.spool.Meta()
+	src := below{p.n.spool, upto}
+	r := walfmt.NewReader(src, from, walfmt.Params{SegSize: m.SegSize, SystemID: m.SystemID, Major: p.n.server.Major})
+	for {
+		if _, err := r.Next(); err != nil {
+			if !errors.Is(err, io.EOF) {
+				return 0, err
+			}
+			break
+		}
+	}
+	end := r.End()
+	if end.RecordEnd > upto {
+		return upto, nil // the rounding of the last record's end
+	}
+	// What is left must be the beginning of one record.
+	var head [4]byte
+	if n, _ := src.ReadWAL(head[:], end.RecordEnd); n == len(head) {
+		size := uint64(binary.LittleEndian.Uint32(head[:]))
+		if left := upto.Sub(end.RecordEnd); size >= 24 && size+size/1024+64 < left {
+			return 0, fmt.Errorf("the log is damaged at %s: %s", end.RecordEnd, end.Reason)
+		}
+	}
+	return end.RecordEnd, nil
+}
+
+// below is a log that ends at a byte.
+type below struct {
+	spool.Source
+	end pos.LSN
+}
+
+func (b below) ReadWAL(p []byte, at pos.LSN) (int, error) {
+	if at >= b.end {
+		return 0, io.EOF
+	}
+	if left := b.end.Sub(at); left < uint64(len(p)) {
+		n, err := b.Source.ReadWAL(p[:left], at)
+		if err == nil {
+			err = io.EOF
+		}
+		return n, err
+	}
+	return b.Source.ReadWAL(p, at)
+}
+
+// Copy appends a donor's log up to upto, durably.
+func (p *plane) Copy(ctx context.Context, donor facts.Member, l pos.Lineage, upto pos.LSN, progress func()) error {
+	sp := p.n.spool
+	if len(l) == 0 {
+		return errors.New("no common history to copy log of")
+	}
+	fence := sp.Fence()
+	if err := sp.Adopt(l, fence); err != nil {
+		return fmt.Errorf("adopt the history up to %s: %w", l.Last().Epoch, err)
+	}
+	told := time.Now()
+	for sp.End() < upto {
+		from := sp.End()
+		if err := p.copySome(ctx, donor, l, upto, func() {
+			if time.Since(told) > time.Second {
+				told = time.Now()
+				progress()
+			}
+		}); err != nil {
+			return err
+		}
+		if sp.End() == from {
+			return fmt.Errorf("%s gives nothing beyond %s", donor.Name, from)
+		}
+	}
+	_, err := sp.Sync()
+	return err
+}
+
+func (p *plane) copySome(ctx context.Context, donor facts.Member, l pos.Lineage, upto pos.LSN, more func()) error {
+	n, sp := p.n, p.n.spool
+	c, err := shipper.Dial(ctx, n.net, donor.Address, donor.Name, shipper.PurposeFetch)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	g := n.ledger.State().Group
+	from := sp.End()
+	crc, crcFrom, err := sp.TailCRC(from, shipper.CheckWindow)
+	if err != nil {
+		return err
+	}
+	_, err = shipper.Fetch(ctx, c, shipper.FetchAsk{
+		Group: g.ID, Ledger: g.LedgerID, Node: n.cfg.Name, SystemID: g.SystemID, SegSize: g.SegSize,
+		Lineage: l, From: from, To: upto, CRC: crc, CRCFrom: crcFrom,
+	}, func(at pos.LSN, b []byte) error {
+		err := extendAlong(sp, piece{sp, at, b}, at+pos.LSN(len(b)))
+		more()
+		return err
+	})
+	if _, serr := sp.Sync(); serr != nil {
+		return serr
+	}
+	return err
+}
+
+// piece is a log that goes on with bytes that were just received; what is
+// before them is the spool's own, which both sides have compared.
+type piece struct {
+	before spool.Source
+	at     pos.LSN
+	b      []byte
+}
+
+func (s piece) ReadWAL(p []byte, at pos.LSN) (int, error) {
+	if at < s.at {
+		return s.before.ReadWAL(p[:min(uint64(len(p)), s.at.Sub(at))], at)
+	}
+	off := at.Sub(s.at)
+	if off >= uint64(len(s.b)) {
+		return 0, io.EOF
+	}
+	return copy(p, s.b[off:]), nil
+}
+
+// Rebase makes the local pg_wal, from the segment of from on, this node's
+// received log. What the spool held was of an earlier life as a standby, or is
+// in pg_wal as well.
+func (p *plane) Rebase(c pgctl.Control, l pos.Lineage, from, upto pos.LSN) error {
+	sp := p.n.spool
+	base := from.SegStart(c.SegSize)
+	l = along(l, c.Timeline)
+	if err := p.rebaseLineage(l); err != nil {
+		return err
+	}
+	if sp.Meta().Base == 0 {
+		if err := sp.Begin(c.SystemID, c.SegSize, base); err != nil {
+			return err
+		}
+	} else if err := sp.Reset(base); err != nil {
+		return err
+	}
+	src := spool.Dir(p.walDir(), c.SegSize, l)
+	defer src.Close()
+	if err := extendAlong(sp, src, upto); err != nil {
+		return err
+	}
+	_, err := sp.Sync()
+	p.setStopped(nil)
+	return err
+}
+
+// rebaseLineage makes the log's history the spool's, which is older: a primary
+// adopts only what it writes itself. Newer entries than the spool's are adopted
+// from the primary that ships.
+func (p *plane) rebaseLineage(l pos.Lineage) error {
+	sp := p.n.spool
+	fence := sp.Fence()
+	if fence.Less(l.Last().Epoch) {
+		fence = l.Last().Epoch
+	}
+	if err := sp.Adopt(l, fence); err != nil && !errors.Is(err, spool.ErrPruned) {
+		return err
+	}
+	return nil
+}
+
+// KeepTail keeps and decodes what pg_wal holds beyond fork.
+func (p *plane) KeepTail(ctx context.Context, c pgctl.Control, l pos.Lineage, fork, end pos.LSN) (failover.Tail, error) {
+	l = along(l, c.Timeline)
+	src := spool.Dir(p.walDir(), c.SegSize, l)
+	defer src.Close()
+	e := l.At(end)
+	rep, err := tail.Keep(ctx, tail.Config{
+		Source: src, From: fork, To: end, SegSize: c.SegSize, SystemID: c.SystemID, Major: p.n.server.Major,
+		Timeline: e.Timeline, Epoch: e.Epoch, Dir: filepath.Join(p.n.cfg.StateDir, "tails"),
+	})
+	if err != nil {
+		return failover.Tail{}, err
+	}
+	t := failover.Tail{Dir: rep.Path}
+	for _, x := range rep.Transactions {
+		if !x.Committed {
+			continue
+		}
+		if len(t.Transactions) == facts.MaxClosingTransactions {
+			t.More++
+			continue
+		}
+		lost := facts.LostTransaction{XID: x.XID, End: x.End, Time: x.Time}
+		for _, tb := range x.Tables[:min(len(x.Tables), 16)] {
+			name := tb.Name
+			if name == "" {
+				name = fmt.Sprintf("%d/%d", tb.Database, tb.Relfilenode)
+			}
+			lost.Tables = append(lost.Tables, name)
+		}
+		t.Transactions = append(t.Transactions, lost)
+	}
+	t.More += rep.MoreCommitted
+	return t, nil
+}
+
+// tunnelIdle bounds a silent connection of pg_rewind, which reads its own log
+// and directory for minutes.
+const tunnelIdle = 15 * time.Minute
+
+// Rewind rewinds the stopped database to the primary's history, through a
+// tunnel to its server.
+func (p *plane) Rewind(ctx context.Context, l pos.Lineage) error {
+	n := p.n
+	st := n.ledger.State()
+	m, ok := st.Members[st.Primary.Store]
+	if !ok || st.Primary.Phase != facts.PhaseOpened {
+		return errors.New("no primary is open to be rewound to")
+	}
+	dir := filepath.Join(n.cfg.RunDir, "tunnel")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- tunnel.Listen(ctx, tunnel.ListenConfig{
+			Socket:    filepath.Join(dir, fmt.Sprintf(".s.PGSQL.%d", walPort)),
+			AllowUIDs: []uint32{n.server.Account.UID, uint32(os.Geteuid())},
+			Dial: func(ctx context.Context) (net.Conn, error) {
+				return shipper.Dial(ctx, n.net, m.Address, m.Name, shipper.PurposeTunnel)
+			},
+			Ready: func() { close(ready) }, Logger: n.log,
+		})
+	}()
+	select {
+	case <-ready:
+	case err := <-done:
+		return fmt.Errorf("listen for pg_rewind: %w", err)
+	}
+	keep := map[pos.Timeline]bool{}
+	for _, e := range l {
+		keep[e.Timeline] = true
+	}
+	err := n.server.Rewind(ctx, pgctl.RewindSpec{SourceSocketDir: dir, SourcePort: walPort, Keep: keep,
+		Log: func(line string) { n.log.Info("pg_rewind", "says", line) }})
+	cancel()
+	<-done
+	return err
+}
+
+// serveTunnel lets a returning node's pg_rewind read from this node's server,
+// as a role that may read files and nothing else.
+func (n *Node) serveTunnel(ctx context.Context, c net.Conn, peer link.Peer) error {
+	if n.server == nil {
+		return fmt.Errorf("%s asks for a server, but this node has none", peer.Node)
+	}
+	select {
+	case n.tunnels <- struct{}{}:
+		defer func() { <-n.tunnels }()
+	default:
+		return fmt.Errorf("%s asks for more than %d connections to the server", peer.Node, cap(n.tunnels))
+	}
+	return tunnel.Serve(ctx, c, tunnel.ServeConfig{
+		Target: filepath.Join(n.cfg.PGSocketDir(), fmt.Sprintf(".s.PGSQL.%d", n.cfg.PostgreSQL.Port)),
+		User:   pgctl.RewindRole, Database: "postgres", Idle: tunnelIdle,
+		Before: func(ctx context.Context) error {
+			st := n.ledger.State()
+			if n.primaryRun() == nil || st.Primary.Store != n.spool.Store() || st.Primary.Phase != facts.PhaseOpened {
+				return errors.New("this node is not the open primary")
+			}
+			if err := n.server.EnsureRewindRole(ctx); err != nil {
+				return err
+			}
+			// What is read must say that this is the new timeline.
+			return n.server.Checkpoint(ctx)
+		},
+	})
+}
+
+// Quarantine moves aside what lies in the local pg_wal and is not of the
+// received log's history: histories and segments of promotions that came to
+// nothing. PostgreSQL would follow them by itself.
+func (p *plane) Quarantine(c pgctl.Control) error {
+	m := p.n.spool.Meta()
+	if m.Base == 0 || len(m.Lineage) == 0 {
+		return nil
+	}
+	known := map[pos.Timeline]bool{c.Timeline: true, c.MinRecoveryTimeline: true}
+	for _, e := range written(m.Lineage, p.n.spool.End()) {
+		known[e.Timeline] = true
+	}
+	entries, err := os.ReadDir(p.walDir())
+	if err != nil {
+		return err
+	}
+	aside := filepath.Join(p.n.cfg.StateDir, "quarantine")
+	moved := 0
+	for _, e := range entries {
+		t, ok := timelineOf(e.Name(), m.SegSize)
+		if !ok || known[t] || t < m.Lineage[0].Timeline {
+			continue
+		}
+		if err := moveAside(p.walDir(), aside, e.Name()); err != nil {
+			return fmt.Errorf("move %s out of pg_wal: %w", e.Name(), err)
+		}
+		moved++
+	}
+	if moved == 0 {
+		return nil
+	}
+	p.n.log.Warn("moved files of another history out of pg_wal", "files", moved, "to", aside)
+	return errors.Join(syncFile(p.walDir()), syncFile(aside))
+}
+
+// written are the entries of a history that a log up to end has bytes of. One
+// that nobody wrote in is no part of any server's history.
+func written(l pos.Lineage, end pos.LSN) pos.Lineage {
+	var out pos.Lineage
+	for i, e := range l {
+		next := end
+		if i+1 < len(l) {
+			next = min(next, l[i+1].Start)
+		}
+		if i == 0 || e.Start < next || e.Timeline == l[i-1].Timeline && len(out) > 0 && out.Last().Timeline == e.Timeline {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func timelineOf(name string, segSize int64) (pos.Timeline, bool) {
+	if t, ok := historyTimeline(name); ok {
+		return t, true
+	}
+	t, _, err := pos.ParseSegName(strings.TrimSuffix(name, ".partial"), segSize)
+	return t, err == nil
+}
+
+// historyTimeline reads the name of a history file.
+func historyTimeline(name string) (pos.Timeline, bool) {
+	hex, ok := strings.CutSuffix(name, ".history")
+	if !ok || len(hex) != 8 {
+		return 0, false
+	}
+	var t uint32
+	if _, err := fmt.Sscanf(hex, "%08X", &t); err != nil || t == 0 {
+		return 0, false
+	}
+	return pos.Timeline(t), true
+}
+
+// moveAside moves a file across file systems, durably.
+func moveAside(from, to, name string) error {
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(filepath.Join(from, name))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(to, name), b, 0o600); err != nil {
+		return err
+	}
+	if err := syncFile(filepath.Join(to, name)); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(from, name))
+}
+
+// streamed is the history that a standby's PostgreSQL is shown: without
+// timelines that were given out and never written on.
+func streamed(l pos.Lineage) pos.Lineage {
+	var out pos.Lineage
+	for i, e := range l {
+		if i+1 < len(l) && l[i+1].Start == e.Start && l[i+1].Timeline != e.Timeline && i > 0 {
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// history is the content of a timeline's history file: of those that the
+// received log is of, and an empty one for ids that were used up.
+func (n *Node) history(t pos.Timeline) ([]byte, bool) {
+	l := streamed(n.spool.Lineage())
+	if len(l) == 0 || t > l.Last().Timeline {
+		return nil, false
+	}
+	var lines []pgctl.HistoryLine
+	found := false
+	for i, e := range l {
+		if e.Timeline > t {
+			break
+		}
+		found = found || e.Timeline == t
+		if i+1 < len(l) && l[i+1].Timeline > e.Timeline && l[i+1].Timeline <= t {
+			lines = append(lines, pgctl.HistoryLine{Timeline: e.Timeline, End: l[i+1].Start, Reason: "promotion in epoch " + l[i+1].Epoch.String()})
+		}
+	}
+	if !found {
+		return nil, t > l[0].Timeline
+	}
+	return pgctl.RenderHistory(lines), true
+}
+
+// heard is the newest committed LSN as it was written down.
+type heard struct {
+	LSN pos.LSN   `json:"lsn"`
+	At  time.Time `json:"at"`
+}
+
+func (p *plane) heardPath() string { return filepath.Join(p.n.cfg.StateDir, "committed.json") }
+
+// Heard is the highest committed LSN that this node has heard of, in this life
+// or, of the same history, in an earlier one.
+func (p *plane) Heard() pos.LSN {
+	now := p.nowHeard()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.heard.At.IsZero() {
+		b, err := os.ReadFile(p.heardPath())
+		if err == nil {
+			err = json.Unmarshal(b, &p.heard)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			p.n.log.Warn("read the committed position", "error", err)
+		}
+		p.heard.At = time.Now()
+	}
+	return max(p.heard.LSN, now)
+}
+
+func (p *plane) nowHeard() pos.LSN {
+	if run := p.n.primaryRun(); run != nil {
+		return run.Committed()
+	}
+	return p.n.receiver.Heard()
+}
+
+// noteHeard replaces what was heard: by what a primary that ends had counted,
+// or by nothing when another one begins to tell.
+func (p *plane) noteHeard(l pos.LSN) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heard = heard{LSN: l, At: time.Now()}
+}
+
+// keepHeard writes the committed position down, so that a loss can be measured
+// by it. It is a witness for people; no decision rests on it.
+func (p *plane) keepHeard(last bool) {
+	now := p.Heard()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now == p.heard.LSN && !last {
+		return
+	}
+	p.heard = heard{LSN: now, At: time.Now()}
+	b, err := json.Marshal(p.heard)
+	if err == nil {
+		tmp := p.heardPath() + ".tmp"
+		if err = os.WriteFile(tmp, b, 0o600); err == nil {
+			err = os.Rename(tmp, p.heardPath())
+		}
+	}
+	if err != nil {
+		p.n.log.Warn("write the committed position down", "error", err)
+	}
+}

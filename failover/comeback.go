@@ -1,0 +1,284 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/failover/pgctl"
+	"understudy/failover/role"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// comeback is the way of a former primary back into the group's history. It is
+// durable, so that a restart neither forgets which methods have failed nor
+// what the directory held before it was overwritten.
+type comeback struct {
+	Epoch    pos.Epoch      `json:"epoch"` // of the primaryship that it comes back to
+	Method   role.Method    `json:"method"`
+	Why      string         `json:"why"`
+	Floor    role.Method    `json:"floor"`    // the least method that may still work
+	Attempts int            `json:"attempts"` // of Method
+	Closing  *facts.Closing `json:"closing,omitempty"`
+	Done     bool           `json:"done"` // it follows; the ledger has to be told
+}
+
+func (a *Agent) comebackPath() string { return filepath.Join(a.cfg.StateDir, "comeback.json") }
+
+// loadComeback reads what an earlier daemon left.
+func (a *Agent) loadComeback() *comeback {
+	if a.coming != nil {
+		return a.coming
+	}
+	c := &comeback{}
+	b, err := os.ReadFile(a.comebackPath())
+	if err == nil {
+		err = json.Unmarshal(b, c)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.log.Warn("read how this node was coming back", "error", err)
+	}
+	a.coming = c
+	return c
+}
+
+func (a *Agent) saveComeback(c *comeback) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	a.coming = c
+	return writeDurably(a.comebackPath(), append(b, '\n'))
+}
+
+// diverged tells whether a standby's directory holds pages from beyond the
+// place where the group's history left its own.
+func (a *Agent) diverged(ctx context.Context, st facts.State, c pgctl.Control) (bool, error) {
+	if !role.Known(st.Primary) || len(st.Lineage) == 0 {
+		return false, nil
+	}
+	if c.SystemID == 0 {
+		var err error
+		if c, err = a.cfg.Server.Control(ctx); err != nil {
+			return false, err
+		}
+	}
+	return c.MinRecovery != 0 && c.MinRecovery > leaves(st.Lineage, c.MinRecoveryTimeline), nil
+}
+
+// leaves is where a history leaves a timeline; the highest LSN while it is on it,
+// or was never: then nothing can be said.
+func leaves(l pos.Lineage, t pos.Timeline) pos.LSN {
+	seen := false
+	for _, e := range l {
+		switch {
+		case e.Timeline == t:
+			seen = true
+		case seen && e.Timeline > t:
+			return e.Start
+		}
+	}
+	return ^pos.LSN(0)
+}
+
+// comeBack brings the directory into the group's history, one method after the
+// other. What it holds beyond is kept first.
+func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
+	c, err := a.cfg.Server.Control(ctx)
+	if err != nil {
+		return err
+	}
+	cb := *a.loadComeback()
+	if cb.Epoch != st.Primary.Epoch {
+		if cb.Done {
+			cb.Closing = nil
+		}
+		cb = comeback{Epoch: st.Primary.Epoch, Closing: cb.Closing}
+	}
+	r, err := a.remains(c)
+	if err != nil {
+		return err
+	}
+	r.Floor = cb.Floor
+	method, why := role.ChooseMethod(r, st.Lineage)
+	if method != role.MethodFollow && st.Primary.Phase != facts.PhaseOpened {
+		return fmt.Errorf("%s comes back by %s once %s is open", a.cfg.Name, method, st.Primary.Node)
+	}
+	cb.Method, cb.Why = method, why
+	a.log.Info("coming back", "method", string(method), "why", why, "epoch", st.Primary.Epoch.String())
+	if err := a.keepTail(ctx, &cb, st, c, r); err != nil {
+		a.complain("tail", err.Error())
+		return err
+	}
+	a.complain("tail", "")
+	cb.Attempts++
+	if err := a.saveComeback(&cb); err != nil {
+		return err
+	}
+	a.cfg.Notify("coming-back", facts.SeverityInfo, fmt.Sprintf("%s comes back by %s: %s", a.cfg.Name, method, why), st.Primary.Epoch)
+	a.step("comeback-" + string(method))
+	err = a.comeBackBy(ctx, method, st, c, r)
+	if err == nil {
+		cb.Done = true
+		return a.saveComeback(&cb)
+	}
+	if ctx.Err() == nil {
+		a.escalate(&cb, err)
+	}
+	return fmt.Errorf("come back by %s: %w", method, err)
+}
+
+// escalate gives a method up when trying it again cannot help.
+func (a *Agent) escalate(cb *comeback, err error) {
+	if !errors.Is(err, pgctl.ErrRewindImpossible) && cb.Attempts < 5 {
+		return
+	}
+	all := role.Methods()
+	for i, m := range all[:len(all)-1] {
+		if m == cb.Method {
+			cb.Floor, cb.Attempts = all[i+1], 0
+		}
+	}
+	if serr := a.saveComeback(cb); serr != nil {
+		a.log.Warn("note that a method failed", "error", serr)
+	}
+}
+
+// remains looks at what this directory holds.
+func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
+	past, _, err := a.past(context.Background())
+	if err != nil {
+		return role.Remains{}, err
+	}
+	r := role.Remains{Half: past == role.PastHalf, Lineage: a.cfg.Plane.Lineage()}
+	if len(r.Lineage) == 0 {
+		r.Lineage = a.readMark().Lineage
+	}
+	if past == role.PastStandby {
+		r.Recovery, r.MinRecovery, r.LogEnd = true, c.MinRecovery, c.MinRecovery
+		return r, nil
+	}
+	own, err := a.cfg.Plane.OwnLog(c, r.Lineage)
+	if err != nil {
+		return r, fmt.Errorf("scan pg_wal from %s: %w", c.Redo, err)
+	}
+	r.LogEnd, r.Clean = own.RecordEnd, c.CleanShutdown() && own.Shutdown
+	return r, nil
+}
+
+// keepTail keeps what the log holds beyond the fork, once, before anything
+// overwrites it.
+func (a *Agent) keepTail(ctx context.Context, cb *comeback, st facts.State, c pgctl.Control, r role.Remains) error {
+	if r.Recovery || r.Half || cb.Closing != nil {
+		return nil
+	}
+	fork := role.ForkOf(r.Lineage, st.Lineage)
+	cb.Closing = &facts.Closing{LogEnd: r.LogEnd, Committed: a.cfg.Plane.Heard()}
+	if r.LogEnd <= fork {
+		return nil
+	}
+	a.step("keep-tail")
+	t, err := a.cfg.Plane.KeepTail(ctx, c, r.Lineage, fork, r.LogEnd)
+	if err != nil {
+		return fmt.Errorf("keep the log that %s had beyond %s: %w", a.cfg.Name, fork, err)
+	}
+	cb.Closing.Tail, cb.Closing.Transactions, cb.Closing.More = t.Dir, t.Transactions, t.More
+	a.cfg.Notify("tail-kept", facts.SeverityWarning, fmt.Sprintf("%s had log from %s to %s that the group does not have, with %d committed transactions; it is kept in %s",
+		a.cfg.Name, fork, r.LogEnd, len(t.Transactions)+t.More, t.Dir), st.Primary.Epoch)
+	return nil
+}
+
+func (a *Agent) comeBackBy(ctx context.Context, m role.Method, st facts.State, c pgctl.Control, r role.Remains) error {
+	plane, s := a.cfg.Plane, a.cfg.Server
+	switch m {
+	case role.MethodFollow:
+		if err := s.PutStandbySignal(); err != nil {
+			return err
+		}
+		if !r.Recovery { // a standby's received log is where it was
+			if err := plane.Rebase(c, r.Lineage, c.Redo, r.LogEnd); err != nil {
+				return fmt.Errorf("take the log from pg_wal: %w", err)
+			}
+		}
+		return a.unmark()
+	case role.MethodRewind:
+		if err := plane.SyncLog(); err != nil {
+			return err
+		}
+		a.setRole(decide.RoleSeeding)
+		if err := plane.Rewind(ctx, st.Lineage); err != nil {
+			return err
+		}
+		c, err := s.Control(ctx)
+		if err != nil {
+			return err
+		}
+		from, ok, err := s.BackupLabelStart()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			from = c.Redo
+		}
+		// What pg_wal holds of the group's log, which is at least up to the fork.
+		if err := plane.Rebase(c, st.Lineage, from, min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))); err != nil {
+			return fmt.Errorf("take the log from pg_wal: %w", err)
+		}
+		if err := a.unmark(); err != nil {
+			return err
+		}
+		return s.ClearMark()
+	}
+	// A base: of the old directory only equal blocks are kept.
+	if err := s.Mark(pgctl.Seeding); err != nil {
+		return err
+	}
+	if m == role.MethodFull {
+		return plane.Wipe()
+	}
+	return plane.Claim()
+}
+
+// cameBack tells the ledger that this node follows again.
+func (a *Agent) cameBack(ctx context.Context) {
+	cb := a.loadComeback()
+	if cb.Epoch.IsZero() || !cb.Done {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdReturned, Returned: &facts.Returned{
+		Store: a.cfg.Store, Epoch: cb.Epoch, Method: string(cb.Method), Why: cb.Why, Closing: cb.Closing}})
+	if err != nil && ctx.Err() != nil {
+		a.log.Info("record the return", "error", err)
+		return // later
+	}
+	if err != nil {
+		a.log.Warn("record the return", "error", err)
+	}
+	a.coming = &comeback{}
+	if err := os.Remove(a.comebackPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.log.Warn("forget how this node came back", "error", err)
+	}
+}
+
+// Reseed starts the way back for a healthy or broken standby on the operator's
+// word, at the given method.
+func (a *Agent) Reseed(m role.Method, st facts.State) error {
+	if err := a.saveComeback(&comeback{Epoch: st.Primary.Epoch, Floor: m}); err != nil {
+		return err
+	}
+	if err := a.mark(primaryMark{Epoch: st.Primary.Epoch, Lineage: a.cfg.Plane.Lineage()}); err != nil {
+		return err
+	}
+	if g := a.running(); g != nil && g.Tag().Role == tagStandby {
+		a.stopServer(g, "fast", stopGrace)
+	}
+	return nil
+}

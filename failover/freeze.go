@@ -1,0 +1,181 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/failover/guard"
+	"understudy/ledger/facts"
+)
+
+const (
+	// freezeStop is how long a regular stop may take in a switchover: it waits
+	// until the group has the shutdown checkpoint. After it the stop is an
+	// immediate one, and this node returns by a rewind.
+	freezeStop = time.Second
+	// freezeMargin is what a checkpoint leaves of an order's time.
+	freezeMargin = 5 * time.Second
+)
+
+// errFrozen is how a primary ends that handed over.
+var errFrozen = errors.New("stopped for a switchover")
+
+// freeze stops the primary for a switchover. A checkpoint while clients are
+// still served makes the stop short. It returns nil when the order was given
+// up, and the primary goes on.
+func (a *Agent) freeze(ctx context.Context, g *guard.Client, run PrimaryRun, o facts.Order) error {
+	a.step("freeze")
+	err := a.keepLease(ctx, g, run, func(ctx context.Context) error {
+		ctx, cancel := context.WithDeadline(ctx, time.Now().Add(time.Until(o.Deadline)-freezeMargin))
+		defer cancel()
+		return a.cfg.Server.Checkpoint(ctx)
+	})
+	if ctx.Err() != nil || err != nil && g.ExitStatus() != "" {
+		return err
+	}
+	if err == nil && !a.stillOrdered(o) {
+		return nil
+	}
+	if err != nil {
+		a.log.Warn("checkpoint before the switchover", "error", err)
+		if _, perr := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdClearOrder,
+			ClearOrder: &facts.ClearOrder{ID: o.ID, Why: "the checkpoint before it did not end in time"}}); perr != nil {
+			a.log.Warn("give up the switchover", "error", perr)
+		}
+		return nil
+	}
+	a.note(o.Epoch, facts.StepFrozen, "")
+	a.set(func(v *decide.Server) { v.State = decide.ServerLocked })
+	began := time.Now()
+	a.stopServer(g, guard.Fast, freezeStop)
+	run.Stop()
+	a.note(o.Epoch, facts.StepStopped, fmt.Sprintf("in %d ms", time.Since(began).Milliseconds()))
+	return errFrozen
+}
+
+// stillOrdered asks a majority whether the order stands, so that a server is
+// not stopped for one that was given up meanwhile.
+func (a *Agent) stillOrdered(o facts.Order) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	st, err := a.cfg.Ledger.Read(ctx)
+	return err == nil && st.Order != nil && st.Order.ID == o.ID && st.Primary.Epoch == o.Epoch && st.Primary.Phase == facts.PhaseOpened
+}
+
+// keepLease runs f while the lease of an open server is renewed by the
+// majority's answers.
+func (a *Agent) keepLease(ctx context.Context, g *guard.Client, run PrimaryRun, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-g.Exited():
+			cancel(fmt.Errorf("PostgreSQL has ended: %s", g.ExitStatus()))
+			<-done
+			return context.Cause(ctx)
+		case <-tick.C:
+			if c := run.Contact(); c != 0 {
+				if err := g.Renew(c); err != nil {
+					a.log.Warn("renew the lease", "error", err)
+				}
+			}
+		}
+	}
+}
+
+// offlineKeeper keeps clients out of an open primary on the operator's word.
+type offlineKeeper struct {
+	since  time.Time
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// follow brings the server's doors to where the ledger wants them.
+func (k *offlineKeeper) follow(ctx context.Context, a *Agent, want *facts.Offline) {
+	switch {
+	case want == nil && k.cancel != nil:
+		k.end()
+		k.since = time.Time{}
+		k.run(ctx, func(ctx context.Context) { a.letIn(ctx) })
+	case want != nil && k.since != want.Since:
+		k.end()
+		k.since = want.Since
+		wait := want.Wait
+		k.run(ctx, func(ctx context.Context) { a.keepOut(ctx, wait) })
+	}
+}
+
+func (k *offlineKeeper) run(ctx context.Context, f func(context.Context)) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	k.cancel, k.done = cancel, done
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+}
+
+func (k *offlineKeeper) end() {
+	if k.cancel != nil {
+		k.cancel()
+		<-k.done
+		k.cancel = nil
+	}
+}
+
+func (a *Agent) letIn(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := a.cfg.Server.Unlock(ctx)
+		if err == nil {
+			return
+		}
+		a.log.Warn("let clients in", "error", err)
+		wait(ctx, time.Second)
+	}
+}
+
+// keepOut lets nobody new in, waits for those who are there, and cuts off who
+// is left.
+func (a *Agent) keepOut(ctx context.Context, patience time.Duration) {
+	until := time.Now().Add(patience)
+	for ctx.Err() == nil {
+		if err := a.cfg.Server.Lock(ctx); err == nil {
+			break
+		} else if ctx.Err() == nil {
+			a.log.Warn("keep clients out", "error", err)
+		}
+		wait(ctx, 200*time.Millisecond)
+	}
+	for ctx.Err() == nil && time.Now().Before(until) {
+		if n, err := a.cfg.Server.Sessions(ctx); err == nil && n == 0 {
+			return
+		}
+		wait(ctx, 100*time.Millisecond)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	n, err := a.cfg.Server.TerminateSessions(ctx)
+	if err != nil {
+		a.log.Warn("cut clients off", "error", err)
+	}
+	if n > 0 {
+		a.cfg.Notify("clients-cut", facts.SeverityWarning, fmt.Sprintf("%d clients did not leave in %s and were cut off", n, patience), a.cfg.Plane.Promised())
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

@@ -1,0 +1,194 @@
+package pgctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"understudy/shipper/pos"
+)
+
+// PreparePromotion makes a running standby, which has replayed everything it
+// will be given, ready to become the primary: nobody but the daemon is
+// connected or let in, commits wait for syncName alone (for nobody when async),
+// and it asks for log no more, neither a sender nor an archive. It returns when
+// all that is in force, and can be repeated. ErrForeignSetting tells that
+// something else decides whom commits wait for.
+func (s *Server) PreparePromotion(ctx context.Context, syncName string, async bool) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	want := ""
+	if !async {
+		v, err := syncValue(syncName)
+		if err != nil {
+			return err
+		}
+		want = v
+	}
+	pid, err := s.postmaster()
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		return fmt.Errorf("%w: it does not run", ErrNotReloaded)
+	}
+	gen, err := s.rewrite(want)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		return fmt.Errorf("reload server: %w", err)
+	}
+	conn, err := s.reloaded(ctx, gen)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := s.inForce(ctx, conn, want); err != nil {
+		return err
+	}
+	return s.endAll(ctx, conn, pid)
+}
+
+// rewrite puts the files of PreparePromotion down.
+func (s *Server) rewrite(names string) (gen string, err error) {
+	ident, hba, err := s.renderAccess(true)
+	if err != nil {
+		return "", err
+	}
+	conf, gen, err := s.amended(map[string]string{"synchronous_standby_names": names,
+		"primary_conninfo": "", "restore_command": "", "primary_slot_name": ""})
+	if err != nil {
+		return "", err
+	}
+	return gen, errors.Join(s.passing(s.identFile(), ident), s.passing(s.hbaFile(), hba), s.passing(s.managedConf(), conf))
+}
+
+// reloaded returns a session that was made by the postmaster with generation
+// gen loaded.
+func (s *Server) reloaded(ctx context.Context, gen string) (*pgx.Conn, error) {
+	role, err := s.role()
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	for {
+		conn, err := s.connectAs(ctx, role, "postgres")
+		if err == nil {
+			var loaded string
+			if loaded, err = ask(ctx, conn, "select current_setting('understudy.generation', true)"); err == nil && loaded == gen {
+				return conn, nil
+			}
+			conn.Close(context.WithoutCancel(ctx))
+		}
+		if time.Since(began) > time.Second {
+			// Only now ask what is wrong with the files: that question is slow.
+			if _, problem, perr := s.generation(ctx); perr == nil && problem != nil {
+				return nil, fmt.Errorf("%w: %w", ErrNotReloaded, problem)
+			}
+		}
+		if perr := pause(ctx, poll); perr != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotReloaded, errors.Join(err, perr))
+		}
+	}
+}
+
+// ask returns the first column of the one row of sql, as text, in one round
+// trip.
+func ask(ctx context.Context, conn *pgx.Conn, sql string) (string, error) {
+	res, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return "", fmt.Errorf("ask the server: %w", err)
+	}
+	if len(res) == 0 || len(res[0].Rows) == 0 {
+		return "", errors.New("ask the server: no row")
+	}
+	return string(res[0].Rows[0][0]), nil
+}
+
+// inForce asks a session made after the reload whether what was written holds:
+// a rule in error keeps the old rules, and other files may override ours. Who
+// else decided is asked only when the names are wrong, since that is slow.
+func (s *Server) inForce(ctx context.Context, conn *pgx.Conn, want string) error {
+	problem, err := ask(ctx, conn, "select coalesce((select 'line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null limit 1), '')")
+	if err != nil {
+		return fmt.Errorf("check access rules: %w", err)
+	}
+	if problem != "" {
+		return fmt.Errorf("%w: %s %s", ErrNotReloaded, s.hbaFile(), problem)
+	}
+	names, err := ask(ctx, conn, "show synchronous_standby_names")
+	if err != nil || names == want {
+		return err
+	}
+	return s.checkNames(ctx, conn, want)
+}
+
+// Promotion is what a promoted server says of itself.
+type Promotion struct {
+	Timeline pos.Timeline // the one it writes
+	Fork     pos.LSN      // where that one begins; zero on a first timeline
+}
+
+// Promote ends recovery and waits until the server writes; a server that does
+// already just says where. PreparePromotion comes before. When ctx ends first,
+// the promotion may still happen.
+func (s *Server) Promote(ctx context.Context) (Promotion, error) {
+	var p Promotion
+	err := s.with(ctx, func(conn *pgx.Conn) error {
+		_, err := ask(ctx, conn, "select case when pg_is_in_recovery() then pg_promote(false) end")
+		var pe *pgconn.PgError
+		if err != nil && !(errors.As(err, &pe) && pe.Code == notInRecovery) {
+			return fmt.Errorf("promote: %w", err)
+		}
+		for {
+			tli, err := ask(ctx, conn, "select case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end")
+			if err != nil {
+				return fmt.Errorf("promote: %w", err)
+			}
+			if tli != "" {
+				n, err := strconv.ParseUint(tli, 16, 32)
+				p.Timeline = pos.Timeline(n)
+				return err
+			}
+			if err := pause(ctx, poll); err != nil {
+				return fmt.Errorf("promote: still in recovery: %w", err)
+			}
+		}
+	})
+	if err != nil {
+		return Promotion{}, err
+	}
+	p.Fork, err = s.fork(p.Timeline)
+	return p, err
+}
+
+// notInRecovery is the code of the error with which pg_promote answers once
+// recovery has ended.
+const notInRecovery = "55000"
+
+// fork reads from its history where timeline t begins.
+func (s *Server) fork(t pos.Timeline) (pos.LSN, error) {
+	if t == 1 {
+		return 0, nil
+	}
+	b, err := os.ReadFile(s.historyFile(t))
+	if err != nil {
+		return 0, fmt.Errorf("read the history of timeline %d: %w", t, err)
+	}
+	lines, err := ParseHistory(b)
+	if err != nil {
+		return 0, fmt.Errorf("read the history of timeline %d: %w", t, err)
+	}
+	if len(lines) == 0 {
+		return 0, fmt.Errorf("read the history of timeline %d: it is empty", t)
+	}
+	return lines[len(lines)-1].End, nil
+}

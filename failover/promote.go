@@ -1,0 +1,203 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/failover/guard"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// elect makes the running standby ready to be primary: it replays everything
+// that was elected, and the ledger records where the new timeline begins. What
+// is applied here from now on may be applied nowhere else, so the directory is
+// marked first.
+func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch) error {
+	plane := a.cfg.Plane
+	a.set(func(v *decide.Server) { v.Problem = "" })
+	if err := plane.Adopt(st.Lineage, e); err != nil {
+		return fmt.Errorf("adopt epoch %s: %w", e, err)
+	}
+	if err := a.mark(primaryMark{Epoch: e, Timeline: st.Lineage.Last().Timeline, Start: st.Primary.Elected.LSN, Lineage: st.Lineage}); err != nil {
+		return err
+	}
+	end, err := a.replayAll(ctx, g, st.Primary.Elected.LSN)
+	if err != nil {
+		return err
+	}
+	a.note(e, facts.StepReplayed, end.String())
+	// While the ledger records the fork, the server is prepared for it: nobody
+	// can be hurt if the one or the other fails.
+	tli := st.NextTimeline()
+	ready := make(chan error, 1)
+	pctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { ready <- a.prepare(pctx, st, e, tli) }()
+	st, err = a.begun(ctx, e, tli, end)
+	if err != nil {
+		cancel()
+	}
+	if perr := <-ready; err == nil && perr != nil {
+		err = fmt.Errorf("prepare the promotion: %w", perr)
+	}
+	if err == nil && st.Primary.Start != end {
+		err = fmt.Errorf("the ledger records a start at %s, this node replayed up to %s", st.Primary.Start, end)
+	}
+	return err
+}
+
+// replayAll feeds the standby the log up to elected and waits until it has
+// replayed the last whole record of it.
+func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN) (pos.LSN, error) {
+	a.cfg.Plane.Feed(elected)
+	if err := a.untilExit(ctx, g, a.cfg.Server.WaitReady); err != nil {
+		return 0, err
+	}
+	f, err := a.cfg.Server.Facts(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if !f.InRecovery {
+		return 0, errors.New("the server is no standby where one was elected")
+	}
+	end, err := a.cfg.Plane.RecordEnd(f.Replay, elected)
+	if err != nil {
+		return 0, fmt.Errorf("look for the last whole record below %s: %w", elected, err)
+	}
+	err = a.untilExit(ctx, g, func(ctx context.Context) error { return a.waitReplay(ctx, end) })
+	return end, err
+}
+
+// untilExit ends f when the server does.
+func (a *Agent) untilExit(ctx context.Context, g *guard.Client, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-g.Exited():
+		cancel(fmt.Errorf("PostgreSQL ended (%s); its log is %s", g.ExitStatus(), a.cfg.Server.LogFile))
+	case <-g.Dead():
+		cancel(errors.New("the guard does not answer"))
+	}
+	<-done
+	return context.Cause(ctx)
+}
+
+func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
+	c, err := a.cfg.Server.Connect(ctx, "postgres")
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	for {
+		var text string
+		if err := c.QueryRow(ctx, "select pg_last_wal_replay_lsn()::text").Scan(&text); err != nil {
+			return fmt.Errorf("ask how far was replayed: %w", err)
+		}
+		at, err := pos.ParseLSN(text)
+		if err != nil {
+			return err
+		}
+		switch {
+		case at == end:
+			return nil
+		case at > end:
+			return fmt.Errorf("the standby has replayed %s, beyond the elected %s", at, end)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// prepare readies the standby for a promotion to tli: it waits for the epoch's
+// receiver and for nobody else, clients are out, the log is pinned, and the
+// timeline ids in between are used up.
+func (a *Agent) prepare(ctx context.Context, st facts.State, e pos.Epoch, tli pos.Timeline) error {
+	s := a.cfg.Server
+	mode := a.primaryMode(st, e)
+	if err := s.EnsureSlot(ctx, FloorSlot); err != nil {
+		return err
+	}
+	if err := s.PreparePromotion(ctx, mode.SyncName, mode.Async); err != nil {
+		return err
+	}
+	return s.BurnTimelines(st.Lineage.Last().Timeline, tli)
+}
+
+// promote promotes the prepared standby, and makes sure that it went where the
+// ledger said.
+func (a *Agent) promote(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch) error {
+	p, s := st.Primary, a.cfg.Server
+	if err := a.cfg.Plane.Adopt(st.Lineage, e); err != nil {
+		return fmt.Errorf("adopt epoch %s: %w", e, err)
+	}
+	if a.readMark().Epoch != e {
+		return fmt.Errorf("the directory was not elected for epoch %s", e)
+	}
+	before := st.Lineage[:len(st.Lineage)-1].TimelineAt(p.Start)
+	if f, err := s.Facts(ctx); err != nil {
+		return err
+	} else if f.InRecovery {
+		if f.Replay != p.Start {
+			return fmt.Errorf("the standby has replayed %s, the ledger records a start at %s", f.Replay, p.Start)
+		}
+		// An earlier daemon may have come only half way.
+		mode := a.primaryMode(st, e)
+		if g.Tag().Epoch != e {
+			if err := s.PreparePromotion(ctx, mode.SyncName, mode.Async); err != nil {
+				return err
+			}
+		}
+		if err := s.BurnTimelines(before, p.Timeline); err != nil {
+			return err
+		}
+	}
+	if err := g.SetTag(guard.Tag{Epoch: e, Role: tagPrimary, Timeline: p.Timeline, Start: p.Start, Store: a.cfg.Store}); err != nil {
+		return err
+	}
+	if err := g.SetPrimary(true); err != nil {
+		return err
+	}
+	a.set(func(v *decide.Server) { v.State, v.StartedEpoch = decide.ServerStarting, e })
+	a.step("promoting")
+	var got pos.Timeline
+	var fork pos.LSN
+	err := a.whileLeased(ctx, g, func(ctx context.Context) error {
+		pr, err := s.Promote(ctx)
+		got, fork = pr.Timeline, pr.Fork
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
+	if got != p.Timeline || fork != p.Start {
+		return fmt.Errorf("the server went to timeline %d at %s, the ledger gave it %d at %s", got, fork, p.Timeline, p.Start)
+	}
+	if err := s.UnburnTimelines(before, p.Timeline); err != nil {
+		a.log.Warn("remove the used-up timeline ids", "error", err)
+	}
+	a.note(e, facts.StepPromoted, "")
+	return nil
+}
+
+// note records a timed step for people, without waiting for it.
+func (a *Agent) note(e pos.Epoch, name, text string) {
+	c := facts.Command{At: time.Now().UTC(), NotePhase: &facts.NotePhase{Epoch: e, Name: name, Node: a.cfg.Name, Text: text}}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if _, err := a.cfg.Ledger.Propose(ctx, c); err != nil {
+			a.log.Info("note a step", "step", name, "error", err)
+		}
+	}()
+}
