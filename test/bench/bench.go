@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"understudy/test/bench/internal/group"
@@ -16,6 +17,7 @@ import (
 const (
 	nativeMainPort    = 31
 	nativeStandbyPort = 32
+	barePort          = 33 // and the next
 )
 
 // bench is what the parts share: the two sides, set up once.
@@ -24,8 +26,8 @@ type bench struct {
 	tools  *pg.Tools
 	dir    string // scratch directory
 	group  *group.Group
-	native *native
-	filled bool
+	native *native // nil when no part compares with it
+	filled int     // pgbench's scale factor of the group's tables; zero has none
 	began  time.Time
 	load   string // the machine's load average before anything was started
 }
@@ -48,6 +50,7 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 	if err := os.Chmod(b.dir, 0o755); err != nil {
 		return b, err
 	}
+	b.tools.SegMiB = o.segMiB
 	program := o.program
 	if program == "" {
 		if program, err = build(ctx, b.dir); err != nil {
@@ -57,7 +60,10 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 		return b, err
 	}
 	b.say("starting the group in %s", b.dir)
-	if b.group, err = group.Start(ctx, program, filepath.Join(b.dir, "g"), o.port); err != nil {
+	if b.group, err = group.Start(ctx, program, filepath.Join(b.dir, "g"), o.port, b.tools); err != nil {
+		return b, err
+	}
+	if todo, err := o.chosen(); err != nil || !slices.ContainsFunc(todo, func(p part) bool { return p.pair }) {
 		return b, err
 	}
 	// Whether it strikes in one side's round or the other's is chance.
@@ -82,6 +88,15 @@ func (b *bench) close() error {
 	return os.RemoveAll(b.dir)
 }
 
+// keepLogs leaves the scratch directory behind after a part that failed, unless
+// it was interrupted.
+func (b *bench) keepLogs(ctx context.Context) {
+	if ctx.Err() == nil {
+		b.keep = true
+		b.say("failed; the scratch directory stays, with all logs: %s", b.dir)
+	}
+}
+
 // say tells the person who waits what goes on.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%7.1f s  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
@@ -102,7 +117,7 @@ func (b *bench) busiest() int {
 
 // fill makes pgbench's tables on both sides, once.
 func (b *bench) fill(ctx context.Context) error {
-	if b.filled {
+	if b.filled != 0 {
 		return nil
 	}
 	for _, s := range []pg.Server{b.group.Main(), b.native.main.Server} {
@@ -111,7 +126,7 @@ func (b *bench) fill(ctx context.Context) error {
 			return err
 		}
 	}
-	b.filled = true
+	b.filled = b.scale
 	return b.settle(ctx)
 }
 

@@ -19,7 +19,7 @@ import (
 
 // machine is one line about what was measured where.
 func (b *bench) machine(ctx context.Context) (string, error) {
-	version, err := b.native.main.Query(ctx, "current_setting('server_version')")
+	version, err := b.group.Main().Query(ctx, "current_setting('server_version')")
 	if err != nil {
 		return "", err
 	}

@@ -32,6 +32,11 @@ type options struct {
 	walMiB        int
 	catchupRounds int
 	kills         int
+	runs          int
+	seed          int64
+	leaderOn      bool
+	segMiB        int
+	changeScale   int
 	idle          time.Duration
 	rate          float64
 	port          int
@@ -47,17 +52,24 @@ type options struct {
 type part struct {
 	name  string
 	title string
-	run   func(context.Context, *bench) (string, error)
+	// pair tells that it compares with the native pair, which then runs.
+	pair bool
+	// run measures. Text that comes with an error is shown and not written into
+	// a document.
+	run func(context.Context, *bench) (string, error)
 }
 
 // parts is every section, in the order they are measured.
 func parts() []part {
 	return []part{
-		{"commit", "Synchronous commits", commit},
-		{"profile", "Where the time goes", profile},
-		{"lag", "Replay lag", lag},
-		{"kill", "A peer's daemon is killed", kill},
-		{"catchup", "Catching up, and memory", catchup},
+		{"commit", "Synchronous commits", true, commit},
+		{"profile", "Where the time goes", true, profile},
+		{"lag", "Replay lag", true, lag},
+		{"kill", "A peer's daemon is killed", true, kill},
+		{"catchup", "Catching up, and memory", true, catchup},
+		// The last ones, since they leave another primary behind.
+		{"switchover", "Switchover", false, switchover},
+		{"failover", "The primary's host is lost", false, failover},
 	}
 }
 
@@ -84,7 +96,7 @@ func main() {
 func parseFlags(args []string) (options, string, error) {
 	var o options
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.StringVar(&o.only, "only", "", "parts to measure, comma separated: commit, profile, lag, kill, catchup; empty is all")
+	fs.StringVar(&o.only, "only", "", "parts to measure, comma separated: commit, profile, lag, kill, catchup, switchover, failover; empty is all")
 	fs.IntVar(&o.rounds, "rounds", 9, "alternating rounds of commit and lag")
 	fs.IntVar(&o.seconds, "seconds", 30, "length of one run of a load")
 	fs.IntVar(&o.scale, "scale", 50, "pgbench's scale factor")
@@ -92,6 +104,11 @@ func parseFlags(args []string) (options, string, error) {
 	fs.IntVar(&o.walMiB, "wal", 4096, "WAL to catch up with, in MiB")
 	fs.IntVar(&o.catchupRounds, "catchup-rounds", 3, "alternating rounds of catchup")
 	fs.IntVar(&o.kills, "kills", 5, "kills of each daemon")
+	fs.IntVar(&o.runs, "n", 20, "runs of switchover and of each series of failover")
+	fs.Int64Var(&o.seed, "seed", 0, "seed of the moments at which failover kills; zero takes one by the clock")
+	fs.BoolVar(&o.leaderOn, "leader-on-primary", false, "failover: a second series that kills the ledger's leader with the primary")
+	fs.IntVar(&o.segMiB, "segsize", 0, "size of WAL segments in MiB; zero is PostgreSQL's default")
+	fs.IntVar(&o.changeScale, "change-scale", 5, "pgbench's scale factor of switchover and failover, when no part before them has made its tables")
 	fs.DurationVar(&o.idle, "idle", 30*time.Second, "rest before the idle memory is read")
 	fs.Float64Var(&o.rate, "rate", 0, "load of lag in transactions per second; zero is 60 % of what native reaches")
 	fs.IntVar(&o.port, "port", 17500, "first port; this one and the next 40 must be free")
@@ -107,6 +124,9 @@ func parseFlags(args []string) (options, string, error) {
 	if fs.NArg() > 0 {
 		return o, "", fmt.Errorf("%q is not a flag", fs.Arg(0))
 	}
+	if o.seed == 0 {
+		o.seed = time.Now().UnixNano()
+	}
 	repeat := "go run ./test/bench"
 	fs.Visit(func(f *flag.Flag) {
 		// What was measured, not where it was done or written.
@@ -118,10 +138,13 @@ func parseFlags(args []string) (options, string, error) {
 }
 
 func (o options) validate() error {
-	for name, v := range map[string]int{"rounds": o.rounds, "seconds": o.seconds, "scale": o.scale, "wal": o.walMiB, "catchup-rounds": o.catchupRounds, "kills": o.kills} {
+	for name, v := range map[string]int{"rounds": o.rounds, "seconds": o.seconds, "scale": o.scale, "wal": o.walMiB, "catchup-rounds": o.catchupRounds, "kills": o.kills, "n": o.runs, "change-scale": o.changeScale} {
 		if v < 1 {
 			return fmt.Errorf("-%s must be at least 1", name)
 		}
+	}
+	if o.segMiB < 0 || o.segMiB > 1024 || o.segMiB&(o.segMiB-1) != 0 {
+		return fmt.Errorf("-segsize must be a power of two from 1 to 1024, or zero")
 	}
 	if _, err := o.chosen(); err != nil {
 		return err
@@ -178,11 +201,14 @@ func run(ctx context.Context, args []string) (err error) {
 	for _, p := range todo {
 		b.say("%s", p.title)
 		body, err := p.run(ctx, b)
+		if body != "" {
+			body = fmt.Sprintf("## %s\n\n%s\n\n%s  \nTo repeat: `%s -only=%s`\n", p.title, strings.TrimSpace(body), machine, repeat, p.name)
+			fmt.Println(body)
+		}
 		if err != nil {
+			b.keepLogs(ctx)
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		body = fmt.Sprintf("## %s\n\n%s\n\n%s  \nTo repeat: `%s -only=%s`\n", p.title, strings.TrimSpace(body), machine, repeat, p.name)
-		fmt.Println(body)
 		if o.write != "" {
 			if err := doc.Write(o.write, p.name, body); err != nil {
 				return err

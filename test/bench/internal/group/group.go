@@ -48,8 +48,11 @@ type Group struct {
 type Status struct {
 	Node  string `json:"node"`
 	Group struct {
-		Primary string `json:"primary"`
-		Safe    struct {
+		Epoch        pos.Epoch `json:"epoch"`
+		Phase        string    `json:"phase"`
+		Primary      string    `json:"primary"`
+		LedgerLeader string    `json:"ledger_leader"`
+		Safe         struct {
 			Level    string `json:"level"`
 			Sentence string `json:"sentence"`
 		} `json:"safe"`
@@ -71,11 +74,17 @@ type Node struct {
 }
 
 // Start makes a playground in dir, which the database account can enter, and
-// returns when it is healthy. Stop must be called also after an error.
-func Start(ctx context.Context, program, dir string, port int) (*Group, error) {
+// returns when it is healthy. The tools count only when they ask for another
+// size of WAL segments. Stop must be called also after an error.
+func Start(ctx context.Context, program, dir string, port int, t *pg.Tools) (*Group, error) {
 	g := &Group{Dir: dir, Port: port, program: program, http: &http.Client{Timeout: replyWithin}}
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
+	if t.SegMiB != 0 {
+		if err := g.make(ctx, t); err != nil {
+			return g, err
+		}
+	}
 	return g, g.demo(ctx, "--dir", dir, "--port", strconv.Itoa(port), "--detach")
 }
 

@@ -26,8 +26,11 @@ const stopWithin = time.Minute
 
 // Tools are the binaries of one PostgreSQL and the account they run as.
 type Tools struct {
-	Bin  string // directory
-	cred *syscall.Credential
+	Bin string // directory
+	// SegMiB is the size of a new cluster's WAL segments in MiB; zero is
+	// PostgreSQL's default.
+	SegMiB int
+	cred   *syscall.Credential
 }
 
 // FindTools takes the binaries in bin or, when that is empty, those of the
@@ -179,6 +182,9 @@ func (t *Tools) Init(ctx context.Context, dir string, port int, checksums bool, 
 	args := []string{"-D", c.Data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"}
 	if checksums {
 		args = append(args, "-k")
+	}
+	if t.SegMiB != 0 {
+		args = append(args, fmt.Sprintf("--wal-segsize=%d", t.SegMiB))
 	}
 	if _, err := t.Run(ctx, "initdb", args...); err != nil {
 		return nil, err

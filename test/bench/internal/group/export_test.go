@@ -1,0 +1,6 @@
+package group
+
+var (
+	ParseHistory = parseHistory
+	WrapInitDB   = wrapInitDB
+)
