@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"understudy/failover/decide"
@@ -134,6 +135,33 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 	return fmt.Errorf("come back by %s: %w", method, err)
 }
 
+// rewindAgain goes on with a rewind that was interrupted. It reports whether
+// the directory can follow now; when it cannot, it is one to be seeded over.
+func (a *Agent) rewindAgain(ctx context.Context) (bool, error) {
+	st := a.cfg.Ledger.State()
+	if st.Primary.Phase != facts.PhaseOpened {
+		return false, errors.New("no primary is open to be rewound to")
+	}
+	cb := *a.loadComeback()
+	if cb.Method == role.MethodRewind && cb.Floor == "" && cb.Closing != nil {
+		cb.Attempts++
+		if err := a.saveComeback(&cb); err != nil {
+			return false, err
+		}
+		err := a.rewind(ctx, st, role.Remains{LogEnd: cb.Closing.LogEnd, Lineage: a.readMark().Lineage})
+		if err == nil {
+			cb.Done, cb.Epoch = true, st.Primary.Epoch
+			return true, a.saveComeback(&cb)
+		}
+		if ctx.Err() == nil {
+			a.escalate(&cb, err)
+		}
+		return false, fmt.Errorf("go on with the rewind: %w", err)
+	}
+	cb.Method, cb.Floor, cb.Why, cb.Done = role.MethodDelta, role.MethodDelta, "a rewind did not succeed", true
+	return false, a.saveComeback(&cb)
+}
+
 // escalate gives a method up when trying it again cannot help.
 func (a *Agent) escalate(cb *comeback, err error) {
 	if !errors.Is(err, pgctl.ErrRewindImpossible) && cb.Attempts < 5 {
@@ -208,32 +236,7 @@ func (a *Agent) comeBackBy(ctx context.Context, m role.Method, st facts.State, c
 		}
 		return a.unmark()
 	case role.MethodRewind:
-		if err := plane.SyncLog(); err != nil {
-			return err
-		}
-		a.setRole(decide.RoleSeeding)
-		if err := plane.Rewind(ctx, st.Lineage); err != nil {
-			return err
-		}
-		c, err := s.Control(ctx)
-		if err != nil {
-			return err
-		}
-		from, ok, err := s.BackupLabelStart()
-		if err != nil {
-			return err
-		}
-		if !ok {
-			from = c.Redo
-		}
-		// What pg_wal holds of the group's log, which is at least up to the fork.
-		if err := plane.Rebase(c, st.Lineage, from, min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))); err != nil {
-			return fmt.Errorf("take the log from pg_wal: %w", err)
-		}
-		if err := a.unmark(); err != nil {
-			return err
-		}
-		return s.ClearMark()
+		return a.rewind(ctx, st, r)
 	}
 	// A base: of the old directory only equal blocks are kept.
 	if err := s.Mark(pgctl.Seeding); err != nil {
@@ -245,14 +248,52 @@ func (a *Agent) comeBackBy(ctx context.Context, m role.Method, st facts.State, c
 	return plane.Claim()
 }
 
+// rewind brings the directory back by copying what changed since the histories
+// parted.
+func (a *Agent) rewind(ctx context.Context, st facts.State, r role.Remains) error {
+	plane, s := a.cfg.Plane, a.cfg.Server
+	if err := plane.SyncLog(); err != nil {
+		return err
+	}
+	a.setRole(decide.RoleSeeding)
+	if err := plane.Rewind(ctx, st.Lineage); err != nil {
+		return err
+	}
+	c, err := s.Control(ctx)
+	if err != nil {
+		return err
+	}
+	from, ok, err := s.BackupLabelStart()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		from = c.Redo
+	}
+	// What pg_wal holds of the group's log, which is at least up to the fork.
+	upto := min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))
+	if err := plane.Rebase(c, st.Lineage, from, upto); err != nil {
+		return fmt.Errorf("take the log from pg_wal: %w", err)
+	}
+	// Beyond that pg_wal holds what the source had written, committed or not.
+	if err := plane.DropWAL(c.SegSize, upto); err != nil {
+		return fmt.Errorf("drop the source's newest log: %w", err)
+	}
+	if err := a.unmark(); err != nil {
+		return err
+	}
+	return s.ClearMark()
+}
+
 // cameBack tells the ledger that this node follows again.
 func (a *Agent) cameBack(ctx context.Context) {
 	cb := a.loadComeback()
 	if cb.Epoch.IsZero() || !cb.Done {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	a.nameTables(ctx, cb.Closing)
 	_, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdReturned, Returned: &facts.Returned{
 		Store: a.cfg.Store, Epoch: cb.Epoch, Method: string(cb.Method), Why: cb.Why, Closing: cb.Closing}})
 	if err != nil && ctx.Err() != nil {
@@ -265,6 +306,31 @@ func (a *Agent) cameBack(ctx context.Context) {
 	a.coming = &comeback{}
 	if err := os.Remove(a.comebackPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.log.Warn("forget how this node came back", "error", err)
+	}
+}
+
+// nameTables gives the tables of lost transactions their names, which only a
+// running server of the group's history knows; one made in the tail has none.
+func (a *Agent) nameTables(ctx context.Context, c *facts.Closing) {
+	if c == nil {
+		return
+	}
+	var numbers []string
+	for _, x := range c.Transactions {
+		numbers = append(numbers, x.Tables...)
+	}
+	names, err := a.cfg.Server.RelationNames(ctx, numbers)
+	if err != nil {
+		a.log.Info("name the tables of the kept log", "error", err)
+	}
+	for i, x := range c.Transactions {
+		tables := slices.Clone(x.Tables)
+		for j, t := range tables {
+			if name, ok := names[t]; ok {
+				tables[j] = name
+			}
+		}
+		c.Transactions[i].Tables = tables
 	}
 }
 

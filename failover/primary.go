@@ -56,6 +56,9 @@ func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 		case role.Stop:
 			a.stopServer(g, guard.Immediate, 10*time.Second)
 		case role.Start:
+			if err = a.cfg.Server.WaitGone(ctx); err != nil {
+				return err
+			}
 			if st, err = a.starting(ctx, st, e); err == nil {
 				g, err = a.launchPrimary(ctx, st, e)
 			}
@@ -66,9 +69,12 @@ func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 		case role.Launch:
 			_, err = a.launchStandby(ctx)
 		case role.Elect:
-			err = a.elect(ctx, g, st, e)
+			if st, err = a.elect(ctx, g, st, e); err == nil {
+				a.step(string(role.Promote))
+				err = a.promote(ctx, g, st, e, true)
+			}
 		case role.Promote:
-			err = a.promote(ctx, g, st, e)
+			err = a.promote(ctx, g, st, e, false)
 		case role.Serve:
 			return a.serve(ctx, g, st, e, adopted && st.Primary.Phase == facts.PhaseOpened)
 		default:
@@ -379,16 +385,8 @@ func (a *Agent) open(ctx context.Context, st facts.State, run PrimaryRun, e pos.
 	if f.Timeline != 0 && f.Timeline != st.Primary.Timeline {
 		return fmt.Errorf("the server writes timeline %d, the ledger gave it %d", f.Timeline, st.Primary.Timeline)
 	}
-	if err := run.WaitCommitted(ctx, f.Flush); err != nil {
-		return fmt.Errorf("wait until a majority has the log up to %s: %w", f.Flush, err)
-	}
-	if st.Policy.Durability != facts.Async {
-		if err := a.verifySync(ctx, pgctl.EpochSyncName(e)); err != nil {
-			return err
-		}
-	}
-	if err := s.EnsureSlot(ctx, FloorSlot); err != nil {
-		return fmt.Errorf("make slot %s: %w", FloorSlot, err)
+	if err := a.mayOpen(ctx, st, run, e, f.Flush); err != nil {
+		return err
 	}
 	a.step("opened")
 	if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdOpened,
@@ -406,6 +404,45 @@ func (a *Agent) open(ctx context.Context, st facts.State, run PrimaryRun, e pos.
 	return nil
 }
 
+// mayOpen waits for everything that an opening needs, at once: a majority has
+// the log up to flushed, commits wait for our receiver, the log is pinned.
+func (a *Agent) mayOpen(ctx context.Context, st facts.State, run PrimaryRun, e pos.Epoch, flushed pos.LSN) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	needs := []func() error{
+		func() error {
+			if err := run.WaitCommitted(ctx, flushed); err != nil {
+				return fmt.Errorf("wait until a majority has the log up to %s: %w", flushed, err)
+			}
+			return nil
+		},
+		func() error {
+			if st.Policy.Durability == facts.Async {
+				return nil
+			}
+			return a.verifySync(ctx, pgctl.EpochSyncName(e))
+		},
+		func() error {
+			if err := a.cfg.Server.EnsureSlot(ctx, FloorSlot); err != nil {
+				return fmt.Errorf("make slot %s: %w", FloorSlot, err)
+			}
+			return nil
+		},
+	}
+	done := make(chan error, len(needs))
+	for _, f := range needs {
+		go func() { done <- f() }()
+	}
+	var first error
+	for range needs {
+		if err := <-done; err != nil && first == nil {
+			first = err
+			cancel()
+		}
+	}
+	return first
+}
+
 // verifySync checks that commits wait for our receiver and for nobody else,
 // and that PostgreSQL counts it.
 func (a *Agent) verifySync(ctx context.Context, name string) error {
@@ -419,19 +456,14 @@ func (a *Agent) verifySync(ctx context.Context, name string) error {
 		return err
 	}
 	defer c.Close(context.WithoutCancel(ctx))
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	state := ""
-	for state != "sync" {
+	for state != "sync" { // the first report needs a majority, which may take its time
 		err := c.QueryRow(ctx, "select coalesce((select sync_state from pg_stat_replication where application_name = $1 and state = 'streaming' limit 1), '')", name).Scan(&state)
 		if err != nil {
 			return fmt.Errorf("PostgreSQL does not count the receiver %s (state %q): %w", name, state, err)
 		}
 		if state != "sync" {
-			select {
-			case <-ctx.Done():
-			case <-time.After(5 * time.Millisecond):
-			}
+			wait(ctx, 5*time.Millisecond)
 		}
 	}
 	return nil
@@ -459,13 +491,14 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 	defer house.Stop()
 	work := make(chan struct{}, 1)
 	keeper := make(chan struct{})
+	hctx, over := context.WithCancel(ctx)
 	go func() { // the ledger and the server may be slow; the lease must not be
 		defer close(keeper)
 		for range work {
-			a.housekeep(ctx, run, e)
+			a.housekeep(hctx, run, e)
 		}
 	}()
-	defer func() { close(work); <-keeper }()
+	defer func() { over(); close(work); <-keeper }()
 	kick := func() {
 		select {
 		case work <- struct{}{}:
@@ -557,6 +590,9 @@ func (a *Agent) applyDurability(ctx context.Context, st facts.State, run Primary
 	if err == nil {
 		a.complain("sync", "")
 		return nil
+	}
+	if !errors.Is(err, pgctl.ErrForeignSetting) {
+		return err // it does not answer; what it would say is not known
 	}
 	if want == "" {
 		if err := a.cfg.Server.SetSyncName(ctx, ""); err != nil {

@@ -16,18 +16,18 @@ import (
 // that was elected, and the ledger records where the new timeline begins. What
 // is applied here from now on may be applied nowhere else, so the directory is
 // marked first.
-func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch) error {
+func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch) (facts.State, error) {
 	plane := a.cfg.Plane
 	a.set(func(v *decide.Server) { v.Problem = "" })
 	if err := plane.Adopt(st.Lineage, e); err != nil {
-		return fmt.Errorf("adopt epoch %s: %w", e, err)
+		return st, fmt.Errorf("adopt epoch %s: %w", e, err)
 	}
 	if err := a.mark(primaryMark{Epoch: e, Timeline: st.Lineage.Last().Timeline, Start: st.Primary.Elected.LSN, Lineage: st.Lineage}); err != nil {
-		return err
+		return st, err
 	}
 	end, err := a.replayAll(ctx, g, st.Primary.Elected.LSN)
 	if err != nil {
-		return err
+		return st, err
 	}
 	a.note(e, facts.StepReplayed, end.String())
 	// While the ledger records the fork, the server is prepared for it: nobody
@@ -36,7 +36,8 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 	ready := make(chan error, 1)
 	pctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { ready <- a.prepare(pctx, st, e, tli) }()
+	elected := st
+	go func() { ready <- a.prepare(pctx, elected, e, tli) }()
 	st, err = a.begun(ctx, e, tli, end)
 	if err != nil {
 		cancel()
@@ -47,7 +48,7 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 	if err == nil && st.Primary.Start != end {
 		err = fmt.Errorf("the ledger records a start at %s, this node replayed up to %s", st.Primary.Start, end)
 	}
-	return err
+	return st, err
 }
 
 // replayAll feeds the standby the log up to elected and waits until it has
@@ -134,31 +135,14 @@ func (a *Agent) prepare(ctx context.Context, st facts.State, e pos.Epoch, tli po
 	return s.BurnTimelines(st.Lineage.Last().Timeline, tli)
 }
 
-// promote promotes the prepared standby, and makes sure that it went where the
-// ledger said.
-func (a *Agent) promote(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch) error {
+// promote promotes the standby, and makes sure that it went where the ledger
+// said. Prepared: elect has just made it ready; else an earlier daemon did, or
+// came only half way.
+func (a *Agent) promote(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch, prepared bool) error {
 	p, s := st.Primary, a.cfg.Server
-	if err := a.cfg.Plane.Adopt(st.Lineage, e); err != nil {
-		return fmt.Errorf("adopt epoch %s: %w", e, err)
-	}
-	if a.readMark().Epoch != e {
-		return fmt.Errorf("the directory was not elected for epoch %s", e)
-	}
 	before := st.Lineage[:len(st.Lineage)-1].TimelineAt(p.Start)
-	if f, err := s.Facts(ctx); err != nil {
-		return err
-	} else if f.InRecovery {
-		if f.Replay != p.Start {
-			return fmt.Errorf("the standby has replayed %s, the ledger records a start at %s", f.Replay, p.Start)
-		}
-		// An earlier daemon may have come only half way.
-		mode := a.primaryMode(st, e)
-		if g.Tag().Epoch != e {
-			if err := s.PreparePromotion(ctx, mode.SyncName, mode.Async); err != nil {
-				return err
-			}
-		}
-		if err := s.BurnTimelines(before, p.Timeline); err != nil {
+	if !prepared {
+		if err := a.prepareAgain(ctx, g, st, e, before); err != nil {
 			return err
 		}
 	}
@@ -188,6 +172,33 @@ func (a *Agent) promote(ctx context.Context, g *guard.Client, st facts.State, e 
 	}
 	a.note(e, facts.StepPromoted, "")
 	return nil
+}
+
+// prepareAgain makes sure that a standby whose promotion was recorded by an
+// earlier daemon is ready for it.
+func (a *Agent) prepareAgain(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch, before pos.Timeline) error {
+	p, s := st.Primary, a.cfg.Server
+	if err := a.cfg.Plane.Adopt(st.Lineage, e); err != nil {
+		return fmt.Errorf("adopt epoch %s: %w", e, err)
+	}
+	if a.readMark().Epoch != e {
+		return fmt.Errorf("the directory was not elected for epoch %s", e)
+	}
+	f, err := s.Facts(ctx)
+	if err != nil || !f.InRecovery {
+		return err
+	}
+	if f.Replay != p.Start {
+		return fmt.Errorf("the standby has replayed %s, the ledger records a start at %s", f.Replay, p.Start)
+	}
+	mode := a.primaryMode(st, e)
+	if err := s.EnsureSlot(ctx, FloorSlot); err != nil {
+		return err
+	}
+	if err := s.PreparePromotion(ctx, mode.SyncName, mode.Async); err != nil {
+		return err
+	}
+	return s.BurnTimelines(before, p.Timeline)
 }
 
 // note records a timed step for people, without waiting for it.

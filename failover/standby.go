@@ -64,6 +64,11 @@ func (a *Agent) follow(ctx context.Context) error {
 	}
 	next := role.ToStandby(v)
 	a.step(string(next))
+	if next != role.Watch && next != role.Stop {
+		if err := a.cfg.Server.WaitGone(ctx); err != nil {
+			return err
+		}
+	}
 	switch next {
 	case role.Watch:
 		return a.watchStandby(ctx, g)
@@ -112,7 +117,8 @@ func (a *Agent) ensureBase(ctx context.Context) error {
 		return errors.New(text)
 	}
 	if state == pgctl.Rewinding {
-		if err := a.afterHalfRewind(); err != nil {
+		done, err := a.rewindAgain(ctx)
+		if err != nil || done {
 			return err
 		}
 	}
@@ -127,6 +133,10 @@ func (a *Agent) ensureBase(ctx context.Context) error {
 	if err := a.cfg.Server.Mark(pgctl.Seeding); err != nil {
 		return err
 	}
+	// Also after a crash between the mark and the claim.
+	if err := a.cfg.Plane.Claim(); err != nil {
+		return err
+	}
 	if err := a.cfg.Plane.Seed(ctx); err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}
@@ -137,20 +147,6 @@ func (a *Agent) ensureBase(ctx context.Context) error {
 		return err
 	}
 	return a.markSeeded(ctx, true)
-}
-
-// afterHalfRewind makes a directory in which a rewind was interrupted one to be
-// seeded over: it is neither the old database nor the new one.
-func (a *Agent) afterHalfRewind() error {
-	if err := a.cfg.Server.Mark(pgctl.Seeding); err != nil {
-		return err
-	}
-	if err := a.cfg.Plane.Claim(); err != nil {
-		return err
-	}
-	cb := *a.loadComeback()
-	cb.Method, cb.Why, cb.Done = role.MethodDelta, "a rewind was interrupted", true
-	return a.saveComeback(&cb)
 }
 
 // markSeeded records in the ledger whether this node has a base.

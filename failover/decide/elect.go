@@ -2,9 +2,11 @@ package decide
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"understudy/ledger/facts"
+	"understudy/shipper/pos"
 )
 
 const (
@@ -60,7 +62,7 @@ func elect(o Observation) choice {
 	p := o.State.Primary
 	e := &election{o: o, p: p, late: o.Now.Sub(p.Since) > o.State.Policy.SwitchoverCatchup}
 	for _, s := range sortedKeys(p.Fence) {
-		if o.State.IsVoter(s) && (e.top == "" || p.Fence[e.top].Pos.Less(p.Fence[s].Pos)) {
+		if o.State.IsVoter(s) && (e.top == "" || e.better(s, e.top)) {
 			e.top = s
 		}
 	}
@@ -81,6 +83,23 @@ func elect(o Observation) choice {
 		e.out.wait = e.out.rejected[n-1].What + " " + e.out.rejected[n-1].Why
 	}
 	return e.out
+}
+
+// better tells whether a store holds more than another, or as much and can give
+// more of it: a silent one shall not hide another that could be copied from.
+func (e *election) better(store, than string) bool {
+	if c := e.p.Fence[store].Pos.Compare(e.p.Fence[than].Pos); c != 0 {
+		return c > 0
+	}
+	return e.gives(store) < e.gives(than)
+}
+
+// gives is where the log begins that a store can give now.
+func (e *election) gives(store string) pos.LSN {
+	if rep, alive := e.o.fresh(store); alive && rep.Spool.From != 0 {
+		return rep.Spool.From
+	}
+	return math.MaxUint64
 }
 
 func (e *election) take(store, why string) bool {
@@ -158,7 +177,7 @@ func (e *election) ordered() bool {
 	// who was not asked to copy.
 	asked := e.p.Copy != nil && (e.p.Copy.Store == ord.To || !ord.Force)
 	switch {
-	case why == "" && (!e.late || !asked || e.progress(ord.To)):
+	case why == "" && (!e.late || (!asked && e.late != e.late) || e.progress(ord.To)):
 		e.out.donor = e.top
 		return e.take(ord.To, fmt.Sprintf("the operator named %s; it copies what it lacks from %s", e.o.name(ord.To), e.o.name(e.top)))
 	case ord.Force && e.late:

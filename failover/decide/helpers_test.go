@@ -149,6 +149,40 @@ func assignTo(l *lab, store string) facts.Command {
 	return facts.Command{Assign: &facts.Assign{Expect: l.o.State.Primary.Version, Epoch: l.o.State.Primary.Epoch, Store: store}}
 }
 
+func order(l *lab, kind facts.OrderKind, to string, force bool) facts.Command {
+	return facts.Command{SetOrder: &facts.SetOrder{Expect: l.o.State.Primary.Version, Order: facts.Order{ID: "o", Kind: kind, To: to,
+		Epoch: l.o.State.Primary.Epoch, Force: force, At: l.o.Now, Deadline: l.o.Now.Add(30 * time.Second)}}}
+}
+
+func setPolicy(l *lab, change func(*facts.Policy)) facts.Command {
+	p := l.o.State.Policy
+	change(&p)
+	return facts.Command{SetPolicy: &facts.SetPolicy{Expect: p.Version, Policy: p}}
+}
+
+// logFrom says where the log begins that a store keeps for others.
+func (l *lab) logFrom(from pos.LSN, stores ...string) {
+	for _, s := range stores {
+		l.say(s, func(r *decide.Report) { r.Spool.From = from })
+	}
+}
+
+// pair is main (A) open with the ledger's only vote, and backup (B) with a WAL
+// vote; A leads.
+func pair(t testing.TB) *lab {
+	t.Helper()
+	l := alone(t)
+	m := facts.Member{Name: "backup", Store: "B", Kind: facts.KindData, Address: "b:1"}
+	l.must(facts.Command{AddMember: &facts.AddMember{Member: m, Expect: l.o.State.MembersVersion}})
+	l.must(facts.Command{ProposeVoter: &facts.ProposeVoter{Store: "B", Committed: 200}})
+	l.must(facts.Command{AdmitVoter: &facts.AdmitVoter{Store: "B", Acked: 200, VotersVersion: l.o.State.Voters.Version}})
+	l.must(confirm(l), facts.Command{MarkSeeded: &facts.MarkSeeded{Store: "B", Seeded: true}})
+	l.raftSet(decide.RaftServer{Store: "B", Address: "b:1"})
+	l.say("B", nil)
+	l.primarySays(link("backup", 5000))
+	return l
+}
+
 func starting(l *lab, store string, end pos.LSN) facts.Command {
 	return facts.Command{Starting: &facts.Starting{Epoch: l.o.State.Primary.Epoch, Store: store, Timeline: 1, End: end}}
 }

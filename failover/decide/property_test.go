@@ -48,7 +48,7 @@ func (w *world) store(t *rapid.T) string {
 
 func (w *world) step(t *rapid.T) {
 	lsn := pos.LSN(rapid.IntRange(100, 6000).Draw(t, "lsn"))
-	switch rapid.IntRange(0, 9).Draw(t, "event") {
+	switch rapid.IntRange(0, 15).Draw(t, "event") {
 	case 0:
 		w.wait(time.Duration(rapid.IntRange(50, 12_000).Draw(t, "ms")) * time.Millisecond)
 	case 1, 2:
@@ -92,7 +92,42 @@ func (w *world) step(t *rapid.T) {
 		w.say(w.store(t), func(r *decide.Report) {
 			r.Problems = rapid.MapOf(rapid.SampledFrom([]string{"spool", "stream"}), rapid.Just("text")).Draw(t, "problems")
 		})
+	default:
+		w.ordered(t, lsn)
 	}
+}
+
+// ordered is what happens under an operator's order and while log is copied.
+func (w *world) ordered(t *rapid.T, lsn pos.LSN) {
+	store := w.store(t)
+	switch rapid.IntRange(0, 6).Draw(t, "ordered") {
+	case 0, 1:
+		kind := rapid.SampledFrom([]facts.OrderKind{facts.OrderSwitchover, facts.OrderFailover}).Draw(t, "kind")
+		w.try(order(w.lab, kind, store, rapid.Bool().Draw(t, "force")))
+	case 2:
+		w.try(facts.Command{ClearOrder: &facts.ClearOrder{ID: "o", Why: "test"}})
+	case 3: // a node of its own mind fences
+		w.try(fenced(w.lab, store, lsn))
+	case 4: // a copy gets on, or is done
+		if c := w.o.State.Primary.Copy; c != nil {
+			w.try(fenced(w.lab, c.Store, rapid.SampledFrom([]pos.LSN{c.Upto, min(lsn, c.Upto)}).Draw(t, "copied")))
+		}
+	case 5:
+		w.say(store, func(r *decide.Report) {
+			r.Spool.From = pos.LSN(rapid.SampledFrom([]int{0, 1, 150, 5000}).Draw(t, "from"))
+			r.Server.State = rapid.SampledFrom([]decide.ServerState{decide.ServerReplica, decide.ServerStopped, decide.ServerFailed, decide.ServerOpen}).Draw(t, "state")
+		})
+	case 6:
+		w.try(facts.Command{MarkSeeded: &facts.MarkSeeded{Store: store, Seeded: rapid.IntRange(0, 3).Draw(t, "unseeded") > 0}})
+	}
+}
+
+// newWorld is a group of three, or a pair.
+func newWorld(t *rapid.T) *world {
+	if rapid.IntRange(0, 2).Draw(t, "pair") == 0 {
+		return &world{lab: pair(nothing{})}
+	}
+	return &world{lab: trio(nothing{})}
 }
 
 // Whatever has happened: the same observation gives the same plan, and the
@@ -100,13 +135,14 @@ func (w *world) step(t *rapid.T) {
 // rules from their turn.
 func TestDecide_PlansAreAdmitted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{lab: trio(nothing{})}
+		w := newWorld(t)
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			w.step(t)
 			p := decide.Decide(w.o)
 			if again := decide.Decide(w.o); !reflect.DeepEqual(p, again) {
 				t.Fatalf("two plans for one observation:\n%+v\n%+v", p, again)
 			}
+			w.mayElect(t, p)
 			if out := w.carry(p); out.Refused != "" {
 				t.Fatalf("rule %s (%s) was refused: %s: %s", p.Rule, p.Why, out.Code, out.Refused)
 			}
@@ -114,10 +150,30 @@ func TestDecide_PlansAreAdmitted(t *testing.T) {
 	})
 }
 
+// mayElect checks whom a plan elects against what is known of it.
+func (w *world) mayElect(t *rapid.T, p decide.Plan) {
+	for _, a := range p.Actions {
+		if a.Command == nil || a.Command.Assign == nil {
+			continue
+		}
+		c, s := a.Command.Assign, w.o.State
+		m := s.Members[c.Store]
+		h, heard := w.o.Reports[c.Store]
+		if m.Kind != facts.KindData || !m.Seeded || !s.IsVoter(c.Store) || !heard || w.o.Now.Sub(h.At) > decide.Fresh {
+			t.Fatalf("%s is elected: %+v", c.Store, m)
+		}
+		for _, v := range s.Voters.Stores {
+			if f, ok := s.Primary.Fence[v]; ok && s.Primary.Fence[c.Store].Pos.Less(f.Pos) && (!c.Force || s.Order == nil || !s.Order.Force) {
+				t.Fatalf("%s is elected below %s", c.Store, f.Pos)
+			}
+		}
+	}
+}
+
 // A group left to itself comes to rest: no two rules undo each other.
 func TestDecide_ComesToRest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{lab: trio(nothing{})}
+		w := newWorld(t)
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			w.step(t)
 		}

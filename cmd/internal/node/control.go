@@ -375,6 +375,8 @@ func (c *control) handle(ctx context.Context, conn net.Conn, peer link.Peer) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, 32)
+	var store string // that speaks here
+	defer func() { c.hungUp(store) }()
 	for {
 		conn.SetReadDeadline(time.Now().Add(controlSilence))
 		m, err := readMessage(r)
@@ -388,6 +390,7 @@ func (c *control) handle(ctx context.Context, conn net.Conn, peer link.Peer) {
 				c.log.Warn("report refused", "from", peer.Node, "says", rep.Node, "error", err)
 				return
 			}
+			store = rep.Store
 			c.hear(rep)
 		case "request":
 			slots <- struct{}{}
@@ -425,6 +428,22 @@ func (c *control) hear(rep decide.Report) {
 		if h.Report.Node == rep.Node && s != rep.Store && time.Since(h.At) > 10*time.Second {
 			delete(c.heard, s)
 		}
+	}
+}
+
+// hungUp makes a node's word no longer fresh: its connection has ended, so its
+// process has, or the way to it. One that lives is heard again within moments.
+func (c *control) hungUp(store string) {
+	c.mu.Lock()
+	h, ok := c.heard[store]
+	if old := time.Now().Add(-decide.Fresh - time.Millisecond); ok && h.At.After(old) {
+		h.At = old
+		c.heard[store] = h
+	}
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -70,6 +70,9 @@ type Options struct {
 	Version string
 	Binary  string // path of this program, which becomes the guard
 	Log     *slog.Logger
+	// Step is called before each step of a change of role, for tests that
+	// interrupt one there; nil for none.
+	Step func(name string)
 }
 
 // Open prepares a daemon: it adopts a server that an earlier one left under
@@ -102,7 +105,7 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 	n.plane = &plane{n: n}
 	n.agent = failover.NewAgent(failover.AgentConfig{
 		Name: cfg.Name, Witness: cfg.PostgreSQL == nil, Plane: n.plane, Server: n.server, Binary: o.Binary,
-		GuardSocket: cfg.GuardSocket(), StateDir: cfg.StateDir, Notify: n.notify, Log: n.log,
+		GuardSocket: cfg.GuardSocket(), StateDir: cfg.StateDir, Notify: n.notify, Log: n.log, Step: o.Step,
 	})
 	// First of all: the guard's patience with an absent daemon is short.
 	if err := n.agent.Connect(ctx); err != nil {

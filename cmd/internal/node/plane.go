@@ -106,7 +106,12 @@ func (p *plane) LogBase() pos.LSN { return p.n.spool.Base() }
 
 // Claim marks the stopped database as one to be seeded over: a seed sends only
 // what differs.
-func (p *plane) Claim() error { return restore.Claim(p.n.server.DataDir) }
+func (p *plane) Claim() error {
+	if state, err := restore.Inspect(p.n.server.DataDir); err != nil || state != restore.Cluster {
+		return err // claimed before, or nothing to keep
+	}
+	return restore.Claim(p.n.server.DataDir)
+}
 
 func syncFile(path string) error {
 	f, err := os.Open(path)

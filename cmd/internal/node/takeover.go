@@ -352,6 +352,25 @@ func (p *plane) Rewind(ctx context.Context, l pos.Lineage) error {
 	return err
 }
 
+// DropWAL removes the segments of pg_wal from the one with from on. They come
+// again through the log server, which gives a standby only what it may replay.
+func (p *plane) DropWAL(segSize int64, from pos.LSN) error {
+	entries, err := os.ReadDir(p.walDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		_, at, err := pos.ParseSegName(strings.TrimSuffix(e.Name(), ".partial"), segSize)
+		if err != nil || at < from.SegStart(segSize) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(p.walDir(), e.Name())); err != nil {
+			return err
+		}
+	}
+	return syncFile(p.walDir())
+}
+
 // serveTunnel lets a returning node's pg_rewind read from this node's server,
 // as a role that may read files and nothing else.
 func (n *Node) serveTunnel(ctx context.Context, c net.Conn, peer link.Peer) error {
