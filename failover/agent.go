@@ -2,12 +2,10 @@ package failover
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -452,176 +450,9 @@ func (a *Agent) ownLog(c pgctl.Control, lineage pos.Lineage) (OwnLog, error) {
 	return own, nil
 }
 
-// maybeCopy copies what the group asks this node to copy, so that it can be
-// assigned, and reports again.
-func (a *Agent) maybeCopy(ctx context.Context, st facts.State, wg *sync.WaitGroup) {
-	p := st.Primary
-	if p.Phase != facts.PhaseFencing || p.Copy == nil || p.Copy.Store != a.cfg.Store || a.cfg.Plane.Promised() != p.Epoch {
-		return
-	}
-	a.mu.Lock()
-	busy := a.copying == p.Epoch
-	a.copying = p.Epoch
-	a.mu.Unlock()
-	donor, ok := st.Members[p.Copy.Donor]
-	if busy || !ok {
-		return
-	}
-	wg.Go(func() {
-		err := a.copyFrom(ctx, st, donor)
-		if err != nil && ctx.Err() == nil {
-			a.log.Warn("copy log before an election", "from", donor.Name, "upto", p.Copy.Upto.String(), "error", err)
-		}
-		a.mu.Lock()
-		if a.copying == p.Epoch {
-			a.copying = pos.Epoch{}
-		}
-		a.mu.Unlock()
-	})
-}
-
-func (a *Agent) copyFrom(ctx context.Context, st facts.State, donor facts.Member) error {
-	e := st.Primary.Epoch
-	f := st.Primary.Fence[donor.Store]
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() { // nobody waits for the log any more when the group goes on
-		for {
-			changed := a.cfg.Ledger.Changed()
-			if now := a.cfg.Ledger.State().Primary; now.Epoch != e || now.Phase != facts.PhaseFencing {
-				cancel()
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-changed:
-			}
-		}
-	}()
-	a.step("copy")
-	again := func() {
-		if err := a.fence(ctx, e, a.cfg.Ledger.State()); err != nil {
-			a.log.Info("report while copying", "error", err)
-		}
-	}
-	// What both have adopted, and no more: the history that the ledger vouches for.
-	n := 0
-	for n < len(f.Lineage) && n < len(st.Lineage) && f.Lineage[n] == st.Lineage[n] {
-		n++
-	}
-	err := a.cfg.Plane.Copy(ctx, donor, st.Lineage[:n], f.Pos.LSN, again)
-	again()
-	return err
-}
-
 // step lets a test interrupt a change of role.
 func (a *Agent) step(name string) {
 	if a.cfg.Step != nil {
 		a.cfg.Step(name)
 	}
-}
-
-// The mark of a data directory that was opened for writing here.
-
-type primaryMark struct {
-	Epoch    pos.Epoch    `json:"epoch"`
-	Timeline pos.Timeline `json:"timeline"`
-	Start    pos.LSN      `json:"start"`
-	// Lineage is the history of the directory's log, for the day on which the
-	// store is a new one.
-	Lineage pos.Lineage `json:"lineage"`
-}
-
-func (a *Agent) markPath() string { return filepath.Join(a.cfg.StateDir, "primary.json") }
-
-// wasPrimary tells whether this node's database was last elected or opened for
-// writing by this node.
-func (a *Agent) wasPrimary() bool { return a.marked.Load() }
-
-// Returning says why this node takes no stream: its own log may have left the
-// group's history. Empty when it does take one.
-func (a *Agent) Returning() string {
-	if a.cfg.Witness || !a.wasPrimary() {
-		return ""
-	}
-	if state, err := a.cfg.Server.State(); err != nil || state != pgctl.Cluster {
-		return "" // it is seeded anew: nothing of the old log counts
-	}
-	return a.cfg.Name + " was primary and has not come back into the group's history yet"
-}
-
-func (a *Agent) readMark() primaryMark {
-	var m primaryMark
-	b, err := os.ReadFile(a.markPath())
-	if err == nil {
-		err = json.Unmarshal(b, &m)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		a.log.Warn("read the mark of the directory", "error", err)
-	}
-	return m
-}
-
-// mark makes it durable that the directory is about to hold what only this
-// node may hold.
-func (a *Agent) mark(m primaryMark) error {
-	b, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	if err := writeDurably(a.markPath(), append(b, '\n')); err != nil {
-		return err
-	}
-	a.marked.Store(true)
-	return nil
-}
-
-// unmark forgets it, when the directory is of the group's history again.
-func (a *Agent) unmark() error {
-	if err := os.Remove(a.markPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := syncDir(a.cfg.StateDir); err != nil {
-		return err
-	}
-	a.marked.Store(false)
-	return nil
-}
-
-func writeDurably(path string, b []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// Marked tells whether the node's database was last elected or opened for
-// writing by itself.
-func Marked(stateDir string) bool {
-	_, err := os.Stat((&Agent{cfg: AgentConfig{StateDir: stateDir}}).markPath())
-	return err == nil
-}
-
-// MarkOwn marks a new database as this node's own: it will be opened here
-// first, and never started as a standby before that.
-func MarkOwn(stateDir string) error {
-	a := &Agent{cfg: AgentConfig{StateDir: stateDir}}
-	return a.mark(primaryMark{})
 }

@@ -29,10 +29,6 @@ import (
 // version is set by the build.
 var version = "dev"
 
-// step is told of each step of a change of role; only a binary built for tests
-// sets it.
-var step func(name string)
-
 // memoryLimit is what the Go runtime keeps its memory below, the program's own
 // pages not counted: the collector runs seldom far below it and often near it.
 const memoryLimit = 44 << 20
@@ -139,7 +135,7 @@ func run(ctx context.Context, config string) error {
 	if err != nil {
 		return err
 	}
-	n, err := node.Open(ctx, cfg, node.Options{Version: version, Binary: binary, Log: log, Step: step})
+	n, err := node.Open(ctx, cfg, node.Options{Version: version, Binary: binary, Log: log, Step: faultPoints()})
 	if err != nil {
 		log.Error("not started", "error", err)
 		return err

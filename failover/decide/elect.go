@@ -177,7 +177,7 @@ func (e *election) ordered() bool {
 	// who was not asked to copy.
 	asked := e.p.Copy != nil && (e.p.Copy.Store == ord.To || !ord.Force)
 	switch {
-	case why == "" && (!e.late || (!asked && e.late != e.late) || e.progress(ord.To)):
+	case why == "" && (!e.late || !asked || e.progress(ord.To)):
 		e.out.donor = e.top
 		return e.take(ord.To, fmt.Sprintf("the operator named %s; it copies what it lacks from %s", e.o.name(ord.To), e.o.name(e.top)))
 	case ord.Force && e.late:

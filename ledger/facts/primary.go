@@ -72,7 +72,7 @@ func (t *tx) reportFence(f FenceReport) *refusal {
 	if f.Timeline == 0 && m.Kind == KindData && f.LSN != 0 {
 		return refuse(CodeBadCommand, "%s reported a position without a timeline", m.Name)
 	}
-	f.Pos = cut(t.s.Lineage, f.Lineage, f.LSN)
+	f.Pos, f.Heard = cut(t.s.Lineage, f.Lineage, f.LSN), t.s.heardHere(f)
 	if f.At.IsZero() {
 		f.At = t.c.At
 	}
@@ -116,6 +116,25 @@ func cut(ledger, reported pos.Lineage, lsn pos.LSN) pos.Pos {
 		n++
 	}
 	return reported[:n].Position(lsn)
+}
+
+// heardHere is what a node heard to be committed, as far as it can be of the
+// ledger's history. Beyond the start of an entry that it has not adopted it
+// heard of the history before: part of a record, or what the proof of that
+// change has named. An entry that came to no start has no proof, and hides
+// nothing.
+func (s State) heardHere(f FenceReport) pos.LSN {
+	n := 0
+	for n < len(s.Lineage) && n < len(f.Lineage) && s.Lineage[n] == f.Lineage[n] {
+		n++
+	}
+	if n == len(s.Lineage) {
+		return f.Heard
+	}
+	if ch, ok := s.ChangeOf(s.Lineage[n].Epoch); ok && ch.To == "" {
+		return f.Heard
+	}
+	return min(f.Heard, s.Lineage[n].Start)
 }
 
 func (t *tx) assign(c *Assign) *refusal {

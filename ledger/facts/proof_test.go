@@ -247,3 +247,43 @@ func ExampleProof_Sentence() {
 	// Commits from 0/300 to 0/400 may be lost: another node has log up to there that the new primary does not.
 	// Acknowledged commits were lost: everything from 0/300 to 0/400.
 }
+
+// What a node without a vote has beyond the elected log was nobody's commit.
+func TestProof_TailOfAnObserverIsNoLoss(t *testing.T) {
+	l := trio(t)
+	l.must(addMember(l, "far", "F", facts.KindData), begin(l))
+	l.must(report(l, "B", 300, l.s.Lineage), report(l, "W", 300, l.s.Lineage), report(l, "F", 305, l.s.Lineage))
+	l.must(assign(l, "B"), starting(l, "B", 2, 295))
+	ch, _ := l.s.ChangeOf(ep(2))
+	if p := *ch.Proof; !nothingLost(p) || p.Bound != 305 || !p.Provisional {
+		t.Errorf("%+v: %s", p, p.Sentence())
+	}
+}
+
+// A node that has not adopted the newest start heard of the history before it;
+// if that start came to nothing, there is no other proof to name it.
+func TestProof_HeardOfTheHistoryBefore(t *testing.T) {
+	for _, started := range []bool{true, false} {
+		l := trio(t)
+		l.must(forceOrder(l, "B"))
+		l.must(begin(l))
+		old := l.s.Lineage
+		l.must(report(l, "A", 350, old), report(l, "B", 300, old), force(l, "B"))
+		if started {
+			l.must(starting(l, "B", 2, 295))
+		}
+		l.must(begin(l))
+		c := report(l, "A", 350, old)
+		c.ReportFence.Heard = 340
+		l.must(c, report(l, "W", 300, old), assign(l, "A"))
+		l.must(starting(l, "A", 3, l.s.Primary.Elected.LSN))
+		ch, _ := l.s.ChangeOf(ep(3))
+		want := pos.Range{}
+		if !started {
+			want = pos.Range{From: 300, To: 340}
+		}
+		if ch.Proof.Lost != want {
+			t.Errorf("started %t: lost %s, want %s", started, ch.Proof.Lost, want)
+		}
+	}
+}

@@ -83,6 +83,7 @@ func (t *tx) reform(c *Reform) *refusal {
 		prev = old.Primary.Previous
 	}
 	f.Voters, f.Pos, f.At = v, cut(old.Lineage, f.Lineage, f.LSN), t.c.At
+	f.Heard = old.heardHere(f)
 	t.s.Primary = Primaryship{Version: old.Primary.Version + 1, Epoch: next, Phase: PhaseFencing, Previous: prev,
 		Cause: "formed anew by the operator's word", Since: t.c.At, Fence: map[string]FenceReport{m.Store: f}}
 	ch := Change{Epoch: next, Kind: ChangeForced, From: old.NameOf(prev), Cause: t.s.Primary.Cause, Statement: c.Statement,

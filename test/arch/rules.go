@@ -13,7 +13,7 @@ import (
 func Pure() []string {
 	return []string{
 		"shipper/pos", "shipper/frame", "shipper/flow", "shipper/walfmt", "primary/quorum",
-		"ledger/facts", "failover/decide", "failover/role", "cmd/internal/view",
+		"ledger/facts", "failover/decide", "failover/role", "cmd/internal/view", "cmd/internal/doc",
 	}
 }
 
@@ -101,6 +101,7 @@ func arrowTable() []arrow {
 		{"ledger", []string{"ledger", "shipper/pos"}},
 		{"failover", []string{"failover", "ledger/facts", "shipper/pos"}},
 		{"configs", []string{"configs"}},
+		{"cmd/internal/doc", []string{"shipper/pos"}},
 		{"cmd/internal/view", []string{"failover/decide", "ledger/facts", "shipper/pos"}},
 		{"cmd", []string{"cmd", "configs", "failover", "ledger", "primary", "shipper", "standby"}},
 		{"test", []string{"test", "cmd", "configs", "failover", "ledger", "primary", "shipper", "standby"}},

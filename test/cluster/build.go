@@ -12,19 +12,24 @@ import (
 
 // program is the daemon's binary, built once per test process.
 type program struct {
+	tags string
 	once sync.Once
 	dir  string
 	err  error
 }
 
-var built program
+// built is the program as it is shipped, faulty the one that can be interrupted
+// at the steps of a change of role.
+var built, faulty = program{}, program{tags: "faultpoints"}
 
 // RunTests is for TestMain: it runs the tests and removes the binary that they
 // built. UNDERSTUDY_TEST_RACE=1 builds the daemon with the race detector.
 func RunTests(m *testing.M) {
 	code := m.Run()
-	if built.dir != "" {
-		os.RemoveAll(built.dir)
+	for _, p := range []*program{&built, &faulty} {
+		if p.dir != "" {
+			os.RemoveAll(p.dir)
+		}
 	}
 	os.Exit(code)
 }
@@ -32,14 +37,19 @@ func RunTests(m *testing.M) {
 // Binary is the path of the daemon's binary, which every account may execute.
 func Binary(t testing.TB) string {
 	t.Helper()
-	built.once.Do(func() { built.dir, built.err = build() })
-	if built.err != nil {
-		t.Fatal(built.err)
-	}
-	return filepath.Join(built.dir, "understudy")
+	return built.path(t)
 }
 
-func build() (string, error) {
+func (p *program) path(t testing.TB) string {
+	t.Helper()
+	p.once.Do(func() { p.dir, p.err = build(p.tags) })
+	if p.err != nil {
+		t.Fatal(p.err)
+	}
+	return filepath.Join(p.dir, "understudy")
+}
+
+func build(tags string) (string, error) {
 	_, self, _, ok := runtime.Caller(0)
 	if !ok {
 		return "", fmt.Errorf("the sources of the daemon are not known")
@@ -51,7 +61,7 @@ func build() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil { // user postgres runs wal-get
 		return dir, err
 	}
-	args := []string{"build", "-o", filepath.Join(dir, "understudy")}
+	args := []string{"build", "-tags", tags, "-o", filepath.Join(dir, "understudy")}
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if os.Getenv("UNDERSTUDY_TEST_RACE") != "" {
 		args, env = append(args, "-race"), append(os.Environ(), "CGO_ENABLED=1")

@@ -59,6 +59,7 @@ type options struct {
 	hba    []string
 	start  bool
 	level  string
+	binary *program
 }
 
 // Option changes how New makes a group.
@@ -79,19 +80,23 @@ func WithoutStart() Option { return func(o *options) { o.start = false } }
 // WithDebugLog makes the daemons log at level debug.
 func WithDebugLog() Option { return func(o *options) { o.level = "debug" } }
 
+// WithFaults runs the group with a binary whose daemons can be interrupted at
+// the steps of a change of role, by Node.FaultAt.
+func WithFaults() Option { return func(o *options) { o.binary = &faulty } }
+
 // New makes a group with main as its founder and starts its three daemons. It
 // does not wait until the group is healthy. The test's end stops it; when the
 // test failed, the ends of all logs are printed. UNDERSTUDY_KEEP=1 keeps the
 // directory.
 func New(t testing.TB, opts ...Option) *Group {
 	t.Helper()
-	o := options{start: true, level: "info", params: map[string]string{
+	o := options{start: true, level: "info", binary: &built, params: map[string]string{
 		"max_connections": "100", "allow_in_place_tablespaces": "on", "shared_buffers": "32MB",
 	}}
 	for _, f := range opts {
 		f(&o)
 	}
-	g := &Group{binary: Binary(t), spawn: newSpawner()}
+	g := &Group{binary: o.binary.path(t), spawn: newSpawner()}
 	dir, err := os.MkdirTemp("", "us")
 	if err != nil {
 		t.Fatal(err)

@@ -35,6 +35,8 @@ type Node struct {
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when cmd has ended
 	frozen bool
+	env    []string // of the next daemon
+	faults int      // that were asked for
 }
 
 // Config is the path of the node file.
@@ -148,6 +150,9 @@ func (n *Node) Start(t testing.TB) {
 	}
 	defer log.Close()
 	cmd := n.Command("run")
+	n.mu.Lock()
+	cmd.Env = append(os.Environ(), n.env...)
+	n.mu.Unlock()
 	cmd.Stdout, cmd.Stderr = log, log
 	// A session of its own, and an end in the regular way when the test dies.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGINT}
