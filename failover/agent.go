@@ -394,6 +394,11 @@ func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineag
 		}
 		a.complain("log", "")
 	}
+	if past == role.PastPrimary || a.wasPrimary() {
+		// A primary has counted nothing beyond its own log; what it heard in the
+		// life before may have ended within a record that was cut off since.
+		rep.Heard = min(rep.Heard, rep.LSN)
+	}
 	return rep, nil
 }
 

@@ -23,11 +23,13 @@ type Controller struct {
 	Every time.Duration
 
 	lastTransfer time.Time
+	began        time.Time
 	lastRefused  string
 }
 
 // Run decides until ctx ends.
 func (c *Controller) Run(ctx context.Context) {
+	c.began = time.Now()
 	tick := time.NewTicker(c.Every)
 	defer tick.Stop()
 	led, ready := false, false
@@ -78,7 +80,7 @@ func (c *Controller) step(ctx context.Context) bool {
 	}
 	o := decide.Observation{
 		Now: time.Now(), SelfStore: c.Store, State: c.Ledger.State(),
-		Reports: c.Reports(), Raft: servers, LastTransfer: c.lastTransfer,
+		Reports: c.Reports(), Raft: servers, LastTransfer: c.lastTransfer, Began: c.began,
 	}
 	plan := decide.Decide(o)
 	if plan.Empty() {

@@ -49,9 +49,11 @@ func (a *Agent) freeze(ctx context.Context, g *guard.Client, run PrimaryRun, o f
 	}
 	a.note(o.Epoch, facts.StepFrozen, "")
 	a.set(func(v *decide.Server) { v.State = decide.ServerLocked })
+	a.step("frozen")
 	began := time.Now()
 	a.stopServer(g, guard.Fast, freezeStop)
 	run.Stop()
+	a.step("stopped")
 	a.note(o.Epoch, facts.StepStopped, fmt.Sprintf("in %d ms", time.Since(began).Milliseconds()))
 	return errFrozen
 }

@@ -59,6 +59,10 @@ func (a *Agent) standby(ctx context.Context) {
 func (a *Agent) follow(ctx context.Context) error {
 	st := a.cfg.Ledger.State()
 	v, g, err := a.view(ctx, st)
+	if errors.Is(err, pgctl.ErrWrongMajor) {
+		a.complain("database", err.Error())
+		a.set(func(v *decide.Server) { v.State = decide.ServerFailed })
+	}
 	if err != nil {
 		return err
 	}

@@ -356,12 +356,13 @@ func (p *Primary) applied() pos.LSN {
 }
 
 // contact is when the last heartbeat was sent that a majority has answered;
-// p.mu is held.
+// p.mu is held. With one or two voters no majority exists without this node, so
+// nobody can be primary behind its back and it needs no answer.
 func (p *Primary) contact() time.Duration {
-	need := p.count.Needed() - 1
-	if need <= 0 {
+	if p.count.VoterN() <= 2 {
 		return p.cfg.Now()
 	}
+	need := p.count.Needed() - 1
 	var at []time.Duration
 	for _, s := range p.sessions {
 		if p.count.IsVoter(s.peer.Store) {

@@ -42,7 +42,7 @@ func beginOrdered(o Observation) ([]Action, string) {
 	case ord.Kind == facts.OrderSwitchover && stopped:
 		why := fmt.Sprintf("PostgreSQL of %s has stopped for the switchover to %s", p.Node, o.name(ord.To))
 		return begin(o, facts.ChangeSwitchover, why), why
-	case ord.Kind == facts.OrderSwitchover && !alive && o.Now.After(ord.Deadline):
+	case ord.Kind == facts.OrderSwitchover && o.silent(p.Store) && o.Now.Sub(ord.At) > stalledAfter:
 		why := fmt.Sprintf("%s fell silent during the switchover to %s", p.Node, o.name(ord.To))
 		return begin(o, facts.ChangeFailover, why), why
 	case ord.Kind == facts.OrderFailover && (ord.Force || stopped || !alive || rep.Server.State != ServerOpen):
@@ -50,6 +50,13 @@ func beginOrdered(o Observation) ([]Action, string) {
 		return begin(o, facts.ChangeFailover, why), why
 	}
 	return nil, ""
+}
+
+// silent tells whether nothing was heard from a store for long, by a node that
+// has listened for as long.
+func (o Observation) silent(store string) bool {
+	h, ok := o.Reports[store]
+	return o.Now.Sub(o.Began) > stalledAfter && (!ok || o.Now.Sub(h.At) > stalledAfter)
 }
 
 func beginEnded(o Observation) ([]Action, string) {
@@ -73,7 +80,7 @@ func beginStalled(o Observation) ([]Action, string) {
 	if !held(p) || p.Phase == facts.PhaseOpened || o.Now.Sub(p.Since) < stalledAfter {
 		return nil, ""
 	}
-	if h, ok := o.Reports[p.Store]; ok && o.Now.Sub(h.At) < stalledAfter {
+	if !o.silent(p.Store) {
 		return nil, ""
 	}
 	why := fmt.Sprintf("%s fell silent before it opened epoch %s", p.Node, p.Epoch)

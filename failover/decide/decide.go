@@ -24,6 +24,9 @@ type Observation struct {
 	Reports      map[string]Heard // newest report by store, the leader's own included
 	Raft         []RaftServer
 	LastTransfer time.Time // when ledger leadership was last handed on from here
+	// Began is since when this node has listened to the others: what it has not
+	// heard in a shorter time is no silence.
+	Began time.Time
 }
 
 // Action is one thing the controller does: exactly one field is set. Commands
@@ -103,6 +106,7 @@ func Rules() []Rule {
 		{"voter-propose", "propose the next voter", voterPropose, nil},
 		{"ledger-vote", "give ledger votes to the WAL voters", ledgerVote, nil},
 		{"leaving-over", "forget an announced restart whose time is over", leavingOver, nil},
+		{"pair-incident", "say that the primary of a pair goes on alone, and when that is over", pairIncident, nil},
 		{"incident-raise", "record what a node complains of", incidentRaise, nil},
 		{"incident-clear", "close what a node no longer complains of", incidentClear, nil},
 		{"leader-off-primary", "lead the ledger from a node that is not the primary", leaderOffPrimary, nil},

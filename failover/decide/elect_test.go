@@ -342,6 +342,27 @@ func TestPairVote(t *testing.T) {
 	l.must(starting(l, "B", 300), opened(l, "B", 300))
 }
 
+// When the witness goes for good, two ledger votes would be left, and losing the
+// standby would lose the ledger.
+func TestPairVote_OfAGroupThatBecameAPair(t *testing.T) {
+	for _, leader := range []string{"A", "B"} {
+		l := trio(t)
+		l.must(facts.Command{DropVoter: &facts.DropVoter{Store: "W"}})
+		l.must(confirm(l), facts.Command{RemoveMember: &facts.RemoveMember{Store: "W", Expect: l.o.State.MembersVersion}})
+		l.silence("W")
+		l.raftRemove("W")
+		l.o.SelfStore = leader
+		for p := decide.Decide(l.o); !p.Empty(); p = decide.Decide(l.o) {
+			if out := l.carry(p); out.Refused != "" {
+				t.Fatal(out.Refused)
+			}
+		}
+		if m := l.o.State.Members; !m["A"].LedgerVoter || m["B"].LedgerVoter || l.o.SelfStore != "A" {
+			t.Errorf("led by %s, now by %s: %+v", leader, l.o.SelfStore, m)
+		}
+	}
+}
+
 // Two voters that are left of three may have other ledger votes: the elected
 // one still gets its own.
 func TestPairVote_OfTwoOthers(t *testing.T) {

@@ -149,13 +149,19 @@ func PlanFailover(o Observation, to string, force bool) Request {
 		return refused("name the node that shall be primary: understudy failover --to NODE")
 	}
 	p := o.State.Primary
-	m, why := o.target(to)
-	if why != "" {
-		return refused("%s", why)
-	}
 	old := p.Store
 	if old == "" {
 		old = p.Previous
+	}
+	m, why := o.target(to)
+	if o.leftBehind(m, old) {
+		if why = ""; !force {
+			why = fmt.Sprintf("%s went on alone, so %s lacks what it acknowledged since; start %s, or, if it is lost for good and switched off, use --force",
+				o.name(old), m.Name, o.name(old))
+		}
+	}
+	if why != "" {
+		return refused("%s", why)
 	}
 	req := Request{From: o.name(old), To: m.Name}
 	if o.voices("") < o.majority() {
@@ -166,11 +172,17 @@ func PlanFailover(o Observation, to string, force bool) Request {
 	if healthy && !force {
 		return refused("%s is open and answers; use: understudy switchover --to %s (with --force its clients are cut off at once)", p.Node, m.Name)
 	}
+	if other := unheardHalf(o); other != "" && !force {
+		return refused("%s is not heard and may have been made primary meanwhile; start it, or, if it is switched off, use --force", other)
+	}
 	req.Order = &facts.Order{Kind: facts.OrderFailover, To: m.Store, Epoch: p.Epoch, Force: force, At: o.Now, Deadline: o.Now.Add(orderDeadline)}
 	req.Steps = []string{
 		"A majority promises to take nothing more from " + o.name(old) + ".",
 		fmt.Sprintf("%s copies what it lacks, replays it, is promoted, and lets clients in.", m.Name),
 		fmt.Sprintf("When %s returns, what it has beyond is kept and reported, and it becomes a standby.", o.name(old)),
+	}
+	if m.Store == old {
+		req.Steps = []string{fmt.Sprintf("%s replays what it has, and lets clients in.", m.Name)}
 	}
 	if force {
 		req.Statement = o.forceStatement(old, m)
@@ -179,8 +191,20 @@ func PlanFailover(o Observation, to string, force bool) Request {
 	return req
 }
 
+// leftBehind tells whether m is the half of a pair that the other half went on
+// without, and that other half is not heard.
+func (o Observation) leftBehind(m facts.Member, other string) bool {
+	_, heard := o.fresh(other)
+	_, alive := o.fresh(m.Store)
+	return pair(o.State) && m.Seeded && alive && m.Store != other && !o.State.IsVoter(m.Store) && o.State.IsVoter(other) && !heard
+}
+
 // forceStatement says what a forced failover with a majority may lose.
 func (o Observation) forceStatement(old string, m facts.Member) string {
+	if other := unheardHalf(o); other != "" {
+		return fmt.Sprintf("%s opens although %s is not heard; I confirm that %s cannot run. If %s was made primary meanwhile, what is written to %s from now on is lost when the two meet.",
+			m.Name, other, other, other, m.Name)
+	}
 	text := fmt.Sprintf("%s is made primary although this may not be safe. ", m.Name)
 	if rep, alive := o.fresh(old); alive && rep.Server.State == ServerOpen {
 		text += fmt.Sprintf("%s is open: its clients are cut off and what they wait for is not acknowledged. ", o.name(old))
@@ -200,16 +224,19 @@ func (o Observation) planReform(req Request, m facts.Member, force bool) Request
 	req.Reform = true
 	rep := o.Reports[o.SelfStore].Report
 	others := ""
-	for _, s := range o.State.Voters.Stores {
+	for _, s := range sortedKeys(o.State.Members) {
 		if s != m.Store {
 			others += " " + o.name(s)
 		}
 	}
 	req.Statement = fmt.Sprintf("The group is formed anew with %s alone; I confirm that%s cannot run. ", m.Name, others)
-	if pair(o.State) {
+	switch {
+	case pair(o.State) && !o.State.IsVoter(m.Store):
+		req.Statement += fmt.Sprintf("%s went on alone: commits that it acknowledged since are lost, for %s has log up to %s only. ", req.From, m.Name, rep.Durable)
+	case pair(o.State):
 		req.Statement += fmt.Sprintf("If %s lived for more than %s after %s last heard it, it may have acknowledged commits that %s does not have. ",
 			req.From, o.State.Policy.PairAloneAfter, m.Name, m.Name)
-	} else {
+	default:
 		req.Statement += fmt.Sprintf("Commits that the others acknowledged beyond %s, up to which %s has log, are lost. ", rep.Durable, m.Name)
 	}
 	req.Statement += "Who was left out joins as new, and what it had beyond is kept there."

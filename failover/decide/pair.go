@@ -71,12 +71,46 @@ func pairAlone(o Observation) ([]Action, string) {
 	return nil, ""
 }
 
+// aloneKey is the incident of a pair whose primary goes on alone.
+const aloneKey = "alone"
+
+// pairIncident says for as long as it is so that commits are on one host only.
+// A standby that streams is about to get its vote.
+func pairIncident(o Observation) ([]Action, string) {
+	p, v := o.State.Primary, o.State.Voters
+	inc, standing := o.State.Incidents[aloneKey]
+	standing = standing && inc.Until.IsZero()
+	if p.Phase != facts.PhaseOpened {
+		return nil, ""
+	}
+	if standing && len(v.Stores) > 1 {
+		return []Action{command(facts.Command{Kind: facts.CmdClearIncident, ClearIncident: &facts.ClearIncident{Key: aloneKey}})}, "commits are on two hosts again"
+	}
+	if standing || !pair(o.State) || len(v.Stores) != 1 {
+		return nil, ""
+	}
+	if _, heard := o.fresh(p.Store); !heard {
+		return nil, ""
+	}
+	for _, s := range sortedKeys(o.State.Members) {
+		if l, _ := o.link(o.name(s)); s == p.Store || !o.State.Members[s].Seeded || l.State == "streaming" {
+			continue
+		}
+		text := fmt.Sprintf("%s goes on alone, without %s: commits are on %s only and are lost with it.", p.Node, o.name(s), p.Node)
+		return []Action{command(facts.Command{Kind: facts.CmdRaiseIncident, RaiseIncident: &facts.RaiseIncident{
+			Incident: facts.Incident{Key: aloneKey, Severity: facts.SeverityError, Text: text}}})}, text
+	}
+	return nil, ""
+}
+
 // pairVote moves the ledger's only vote between Assign and the start: the new
 // primary gets one, then the other gives its own up, so that neither half of a
-// pair can lose the ledger by losing the host that is not primary.
+// pair can lose the ledger by losing the host that is not primary. It also does
+// so when a group has become a pair under an open primary.
 func pairVote(o Observation) ([]Action, string) {
 	p := o.State.Primary
-	if p.Phase != facts.PhaseAssigned || len(o.State.Voters.Stores) > 2 {
+	left := p.Phase == facts.PhaseOpened && pair(o.State) // of three, or of a vote half moved
+	if p.Phase != facts.PhaseAssigned && !left || len(o.State.Voters.Stores) > 2 {
 		return nil, ""
 	}
 	to, ok := o.State.Members[p.Store]
@@ -108,8 +142,9 @@ func pairVote(o Observation) ([]Action, string) {
 			return []Action{{Transfer: to.Store}}, fmt.Sprintf("%s leads the ledger of a pair whose primary it is to be", to.Name)
 		}
 		return []Action{
-			command(facts.Command{Kind: facts.CmdSetLedgerVote, SetLedgerVote: &facts.SetLedgerVote{Store: s, Voter: false}}),
+			// Raft first: the start that the fact permits must find one vote only.
 			{RaftAdd: &RaftServer{Store: s, Address: m.Address, Voter: false}},
+			command(facts.Command{Kind: facts.CmdSetLedgerVote, SetLedgerVote: &facts.SetLedgerVote{Store: s, Voter: false}}),
 		}, fmt.Sprintf("%s keeps the ledger alone while the group is a pair", to.Name)
 	}
 	return nil, ""

@@ -48,6 +48,9 @@ func (c *Counter) Needed() int {
 	return len(c.voters)/2 + 1
 }
 
+// VoterN is how many stores count.
+func (c *Counter) VoterN() int { return len(c.voters) }
+
 // IsVoter tells whether a store counts.
 func (c *Counter) IsVoter(store string) bool { return slices.Contains(c.voters, store) }
 

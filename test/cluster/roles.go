@@ -41,6 +41,7 @@ type Change struct {
 type Phase struct {
 	Name    string `json:"name"`
 	Node    string `json:"node"`
+	Text    string `json:"text"`
 	AfterNS int64  `json:"after_ns"`
 }
 
@@ -174,6 +175,11 @@ func (g *Group) Failover(t testing.TB, to *Node, args ...string) Change {
 
 func (n *Node) changed(t testing.TB, to *Node, args ...string) Change {
 	t.Helper()
+	// What happened just before is not known everywhere yet.
+	Eventually(t, 30*time.Second, "understudy "+strings.Join(args, " ")+" being possible", func() bool {
+		_, code := n.Run(t, append(args, "--dry-run")...)
+		return code == 0
+	})
 	o, code := n.order(t, args...)
 	if code != 0 || !o.Done || o.Change == nil || o.Change.To != to.Name {
 		t.Fatalf("understudy %s ended with %d: %s\n%v", strings.Join(args, " "), code, o.Sentence, o.Change)

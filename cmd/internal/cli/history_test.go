@@ -1,10 +1,15 @@
 package cli_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"understudy/cmd/internal/cli"
 	"understudy/cmd/internal/doc"

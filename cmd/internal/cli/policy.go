@@ -19,11 +19,14 @@ import (
 // PolicyReply is the document of policy show --json: the keys of the policy
 // file, with numbers in the units that their names end in.
 type PolicyReply struct {
-	Version            uint64 `json:"version"`
-	Durability         string `json:"durability"`
-	IsolationTimeoutNS int64  `json:"isolation_timeout_ns"`
-	RestartGraceNS     int64  `json:"restart_grace_ns"`
-	SpoolMaxBytes      int64  `json:"spool_max_bytes"`
+	Version               uint64 `json:"version"`
+	Durability            string `json:"durability"`
+	IsolationTimeoutNS    int64  `json:"isolation_timeout_ns"`
+	RestartGraceNS        int64  `json:"restart_grace_ns"`
+	SwitchoverCatchupNS   int64  `json:"switchover_catchup_ns"`
+	SwitchoverMaxLagBytes int64  `json:"switchover_max_lag_bytes"`
+	PairAloneAfterNS      int64  `json:"pair_alone_after_ns"`
+	SpoolMaxBytes         int64  `json:"spool_max_bytes"`
 }
 
 func policyCommand(opts Options) *cobra.Command {
@@ -63,7 +66,9 @@ func policyShow(opts Options) *cobra.Command {
 		if *asJSON {
 			return printJSON(opts.Out, PolicyReply{
 				Version: p.Version, Durability: string(p.Durability), IsolationTimeoutNS: p.IsolationTimeout.Nanoseconds(),
-				RestartGraceNS: p.RestartGrace.Nanoseconds(), SpoolMaxBytes: p.SpoolMaxBytes,
+				RestartGraceNS:      p.RestartGrace.Nanoseconds(),
+				SwitchoverCatchupNS: p.SwitchoverCatchup.Nanoseconds(), SwitchoverMaxLagBytes: p.SwitchoverMaxLagBytes,
+				PairAloneAfterNS: p.PairAloneAfter.Nanoseconds(), SpoolMaxBytes: p.SpoolMaxBytes,
 			})
 		}
 		_, err = io.WriteString(opts.Out, policyfile.Format(p))

@@ -153,11 +153,12 @@ Status:     %s status --config %s
 Events:     %s events --config %s --follow
 API, feed:  http://127.0.0.1:%d/api/v1/status  ws://127.0.0.1:%d/api/v1/feed
 Try:        kill -9 $(cat %s)
-            (commits go on)  and bring it back:
-            %s run --config %s
+            %s failover --to backup --config %s
+            %s run --config %s &
+            %s history 1 --config %s
 
 `, p.DSN(), p.binary(), p.config("main"), p.binary(), p.config("main"), p.Port+httpOffset, p.Port+httpOffset,
-		p.ownPIDFile("witness"), p.binary(), p.config("witness"))
+		p.ownPIDFile("main"), p.binary(), p.config("backup"), p.binary(), p.config("main"), p.binary(), p.config("backup"))
 }
 
 // StartDaemon starts a node's daemon in the background unless it runs.

@@ -42,8 +42,11 @@ func keys() []key {
 			},
 		},
 		durationKey("isolation_timeout", func(p *facts.Policy) *time.Duration { return &p.IsolationTimeout }),
+		durationKey("pair_alone_after", func(p *facts.Policy) *time.Duration { return &p.PairAloneAfter }),
 		durationKey("restart_grace", func(p *facts.Policy) *time.Duration { return &p.RestartGrace }),
 		sizeKey("spool_max", func(p *facts.Policy) *int64 { return &p.SpoolMaxBytes }),
+		durationKey("switchover_catchup", func(p *facts.Policy) *time.Duration { return &p.SwitchoverCatchup }),
+		sizeKey("switchover_max_lag", func(p *facts.Policy) *int64 { return &p.SwitchoverMaxLagBytes }),
 	}
 }
 

@@ -80,7 +80,7 @@ func TestFormat_RoundTrip(t *testing.T) {
 			t.Errorf("%s\n%s", d, text)
 		}
 	}
-	const want = "# policy of the group, version 7\ndurability: async\nisolation_timeout: 1.5s\nrestart_grace: 1h\nspool_max: 104857601\n"
+	const want = "# policy of the group, version 7\ndurability: async\nisolation_timeout: 1.5s\nrestart_grace: 1h\nspool_max: 104857601\nswitchover_catchup: 5s\nswitchover_max_lag: 1MiB\n"
 	if d := cmp.Diff(want, policyfile.Format(other())); d != "" {
 		t.Error(d)
 	}
