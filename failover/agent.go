@@ -402,6 +402,17 @@ func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineag
 	return rep, nil
 }
 
+// OwnEnd is where the log ends that this node has written itself, zero when its
+// directory was last a standby's. No server of ours may run.
+func (a *Agent) OwnEnd(ctx context.Context) (pos.LSN, error) {
+	past, c, err := a.past(ctx)
+	if err != nil || past != role.PastPrimary {
+		return 0, err
+	}
+	own, err := a.cfg.Plane.OwnLog(c, a.cfg.Plane.Lineage())
+	return own.RecordEnd, err
+}
+
 // StopNow ends the local server at once: this node is no part of the group
 // any more.
 func (a *Agent) StopNow() {

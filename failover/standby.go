@@ -97,6 +97,7 @@ func (a *Agent) follow(ctx context.Context) error {
 		return err
 	}
 	a.complain("database", "")
+	a.setRole(decide.RoleStandby)
 	if g, err = a.launchStandby(ctx); err != nil {
 		return err
 	}
@@ -196,7 +197,6 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 		return nil, err
 	}
 	a.complain("server", "")
-	a.setRole(decide.RoleStandby)
 	a.set(func(v *decide.Server) { v.State, v.Problem = decide.ServerStarting, "" })
 	c, err := s.Control(ctx)
 	if err != nil {

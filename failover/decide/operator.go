@@ -231,6 +231,8 @@ func (o Observation) planReform(req Request, m facts.Member, force bool) Request
 	}
 	req.Statement = fmt.Sprintf("The group is formed anew with %s alone; I confirm that%s cannot run. ", m.Name, others)
 	switch {
+	case req.From == m.Name:
+		req.Statement += fmt.Sprintf("%s holds all that it acknowledged; if another node was made primary meanwhile, what is written to %s from now on is lost when the two meet. ", m.Name, m.Name)
 	case pair(o.State) && !o.State.IsVoter(m.Store):
 		req.Statement += fmt.Sprintf("%s went on alone: commits that it acknowledged since are lost, for %s has log up to %s only. ", req.From, m.Name, rep.Durable)
 	case pair(o.State):

@@ -105,7 +105,8 @@ func TestPolicy_ShowIsAFileForApply(t *testing.T) {
 	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := cli.PolicyReply{Version: 4, Durability: "quorum", IsolationTimeoutNS: 2e9, RestartGraceNS: 10e9, SpoolMaxBytes: 8 << 30}
+	want := cli.PolicyReply{Version: 4, Durability: "quorum", IsolationTimeoutNS: 2e9, RestartGraceNS: 10e9,
+		SwitchoverCatchupNS: 2e9, SwitchoverMaxLagBytes: 16 << 20, PairAloneAfterNS: 10e9, SpoolMaxBytes: 8 << 30}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

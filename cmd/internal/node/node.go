@@ -55,6 +55,7 @@ type Node struct {
 	plane    *plane
 	agent    *failover.Agent
 	control  *control
+	named    *identity     // the ledger's name
 	tunnels  chan struct{} // a slot per connection of a returning node's pg_rewind
 
 	mu  sync.Mutex
@@ -62,6 +63,7 @@ type Node struct {
 	run *primaryRun
 	// gapSince is since when nobody has had the log that this node lacks.
 	gapSince time.Time
+	rival    string // set while a peer is primary of another group of the same age
 	stopped  context.CancelCauseFunc
 }
 
@@ -212,6 +214,9 @@ func (n *Node) open() error {
 	}
 	n.control = newControl(cfg.Name, n.net, n.log)
 	n.control.report, n.control.targets = n.report, n.targets
+	if n.named, err = readIdentity(identityPath(cfg)); err != nil {
+		return err
+	}
 	n.ledger, err = ledger.Open(ledger.Config{
 		Dir: raftDir(cfg), Store: n.spool.Store(), Advertise: cfg.Advertise,
 		Stream: &raftStream{Listener: link.Accept(n.listener, link.Ledger), net: n.net, id: n.ledgerID}, Forward: n.control, Log: n.log,
@@ -228,6 +233,7 @@ func (n *Node) open() error {
 	if err := n.finishReform(); err != nil {
 		return err
 	}
+	n.keepName()
 	n.listener.Handle(link.Control, n.control.handle)
 	n.listener.Handle(link.Stream, n.handleStream)
 	return nil
@@ -278,6 +284,7 @@ func (n *Node) Run(ctx context.Context) error {
 	wg.Go(func() { n.control.run(base) })
 	wg.Go(func() { n.controller().Run(base) })
 	wg.Go(func() { n.housekeep(base) })
+	wg.Go(func() { n.watchLedgers(base) })
 	stopEvents := n.ledger.Subscribe(n.ledgerEvents())
 	if n.server != nil {
 		wg.Go(func() { fail("log server", walserver.Serve(base, n.walServer())) })
@@ -308,7 +315,7 @@ func (n *Node) Stop(cause error) {
 }
 
 func (n *Node) controller() *failover.Controller {
-	return &failover.Controller{Store: n.spool.Store(), Ledger: ledgerPort{n.ledger}, Reports: n.control.reports,
+	return &failover.Controller{Store: n.spool.Store(), Ledger: ledgerPort{n.ledger}, Reports: n.reports,
 		Wake: n.control.wake, Log: n.log, Every: reportEvery}
 }
 
@@ -335,9 +342,9 @@ func (n *Node) targets() []target {
 }
 
 func (n *Node) identity() standby.Identity {
-	id := standby.Identity{Group: n.creds.Identity().Group}
+	id := standby.Identity{Group: n.creds.Identity().Group, Ledger: n.ledgerID()}
 	if st := n.ledger.State(); st.Founded() {
-		id.Ledger, id.SystemID, id.SegSize = st.Group.LedgerID, st.Group.SystemID, st.Group.SegSize
+		id.SystemID, id.SegSize = st.Group.SystemID, st.Group.SegSize
 	}
 	if m := n.spool.Meta(); id.SystemID == 0 {
 		id.SystemID, id.SegSize = m.SystemID, m.SegSize
@@ -402,7 +409,14 @@ func (n *Node) serveBase(ctx context.Context, c net.Conn, peer link.Peer) error 
 
 // ErrRenew ends Run when this node's log can never join the group's again: the
 // program starts anew, with a new store.
-var ErrRenew = fmt.Errorf("%w: this node begins anew with a new store", failover.ErrRestarting)
+var ErrRenew = errors.New("this node begins anew")
+
+var (
+	// errRenewKeep leaves the server to the next life.
+	errRenewKeep = fmt.Errorf("%w: %w", failover.ErrRestarting, ErrRenew)
+	// errGaveWay stops it: it is of a ledger that is not the group's any more.
+	errGaveWay = fmt.Errorf("%w: the group was formed anew without it", ErrRenew)
+)
 
 // giveUpFill is how long nobody may have the log that this node lacks before
 // the node begins anew. Peers may be restarting meanwhile.
@@ -422,11 +436,11 @@ func (n *Node) fill(ctx context.Context, h shipper.Hello, to pos.LSN) error {
 		n.gapSince = time.Now()
 	case time.Since(n.gapSince) > giveUpFill:
 		why := fmt.Sprintf("log from %s to %s is nowhere to be had", n.spool.End(), to)
-		if werr := os.WriteFile(renewFile(n.cfg), []byte(why+"\n"), 0o600); werr != nil {
+		if werr := n.renew(renewal{Why: why, Joins: n.named.get()}); werr != nil {
 			return errors.Join(err, werr)
 		}
 		n.notify("store-given-up", facts.SeverityError, why+"; this node begins anew", h.Epoch)
-		n.later(ErrRenew)
+		n.later(errRenewKeep)
 	}
 	return err
 }
@@ -507,6 +521,22 @@ func (n *Node) primaryRun() *primaryRun {
 	return n.run
 }
 
+// watchLedgers looks, as often as reports come, whether this node's ledger is
+// still the group's.
+func (n *Node) watchLedgers(ctx context.Context) {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		n.keepName()
+		n.yield()
+	}
+}
+
 // housekeep prunes the spool to the floor that the primary publishes.
 func (n *Node) housekeep(ctx context.Context) {
 	tick := time.NewTicker(500 * time.Millisecond)
@@ -519,7 +549,6 @@ func (n *Node) housekeep(ctx context.Context) {
 		case <-tick.C:
 		}
 		n.plane.keepHeard(false)
-		n.yield()
 		floor := n.receiver.Snapshot().Floor
 		if n.spool.Base() == 0 || floor <= n.spool.Base() {
 			continue

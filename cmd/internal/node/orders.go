@@ -27,7 +27,7 @@ func (n *Node) observe(ctx context.Context) decide.Observation {
 	if err != nil {
 		st = n.ledger.State()
 	}
-	return decide.Observation{Now: time.Now(), SelfStore: n.spool.Store(), State: st, Reports: n.control.reports()}
+	return decide.Observation{Now: time.Now(), SelfStore: n.spool.Store(), State: st, Reports: n.reports()}
 }
 
 func refusedAction(text string) error {

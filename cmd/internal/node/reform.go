@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"understudy/configs"
@@ -30,7 +31,8 @@ type reformation struct {
 
 func reformFile(cfg *configs.Node) string { return filepath.Join(cfg.StateDir, "reform.json") }
 
-// reformedMark is in a ledger directory that was made for a reformation.
+// reformedMark is in a ledger directory that was made for a reformation, and
+// holds the id of its ledger: a node may be formed anew more than once.
 const reformedMark = "reformed"
 
 // beginReform writes the order down and ends this life.
@@ -40,31 +42,55 @@ func (n *Node) beginReform(statement string) error {
 	if err != nil {
 		return fmt.Errorf("encode the order: %w", err)
 	}
-	path := reformFile(n.cfg)
-	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
-		return err
-	}
-	if err := syncFile(path + ".tmp"); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	if err := syncFile(n.cfg.StateDir); err != nil {
+	if err := writeWhole(reformFile(n.cfg), b); err != nil {
 		return err
 	}
 	n.notify("reform", facts.SeverityError, "the group is formed anew with "+n.cfg.Name+" alone on the operator's word", r.State.Primary.Epoch)
-	n.later(ErrRenew)
+	n.later(errRenewKeep)
 	return nil
+}
+
+// writeWhole writes a file so that it is there whole or not at all.
+func writeWhole(path string, b []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	if err := syncFile(tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncFile(filepath.Dir(path))
+}
+
+// readReform is the standing order to form the group anew, nil when there is
+// none.
+func readReform(cfg *configs.Node) (*reformation, error) {
+	b, err := os.ReadFile(reformFile(cfg))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the order to form the group anew: %w", err)
+	}
+	r := &reformation{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%s is damaged; give the order again after removing it: %w", reformFile(cfg), err)
+	}
+	return r, nil
 }
 
 // clearForReform replaces the ledger's files by empty ones of the same store
 // when a reformation is under way.
 func clearForReform(cfg *configs.Node) error {
-	if _, err := os.Stat(reformFile(cfg)); err != nil {
-		return nil
+	r, err := readReform(cfg)
+	if r == nil || err != nil {
+		return err
 	}
-	if _, err := os.Stat(filepath.Join(raftDir(cfg), reformedMark)); err == nil {
+	mark, err := os.ReadFile(filepath.Join(raftDir(cfg), reformedMark))
+	if err == nil && strings.TrimSpace(string(mark)) == r.LedgerID {
 		return nil
 	}
 	m, err := spool.Peek(spoolDir(cfg))
@@ -78,14 +104,14 @@ func clearForReform(cfg *configs.Node) error {
 	if err := os.MkdirAll(fresh, 0o700); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{"store": m.Store, reformedMark: "by the operator's word"} {
-		path := filepath.Join(fresh, name)
-		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+	for name, text := range map[string]string{filepath.Base(idFile(cfg)): m.Store, reformedMark: r.LedgerID} {
+		if err := writeWhole(filepath.Join(fresh, name), []byte(text+"\n")); err != nil {
 			return err
 		}
-		if err := syncFile(path); err != nil {
-			return err
-		}
+	}
+	name := ledgerName{ID: r.LedgerID, Generation: r.State.NextGeneration().Gen}
+	if err := writeName(filepath.Join(fresh, filepath.Base(identityPath(cfg))), name); err != nil {
+		return err
 	}
 	aside := filepath.Join(cfg.StateDir, "ledger-before-"+time.Now().UTC().Format("20060102T150405.000"))
 	if err := os.Rename(raftDir(cfg), aside); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -99,16 +125,9 @@ func clearForReform(cfg *configs.Node) error {
 
 // finishReform begins the new ledger with what the old one said.
 func (n *Node) finishReform() error {
-	b, err := os.ReadFile(reformFile(n.cfg))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read the order to form the group anew: %w", err)
-	}
-	var r reformation
-	if err := json.Unmarshal(b, &r); err != nil {
-		return fmt.Errorf("%s is damaged: %w", reformFile(n.cfg), err)
+	r, err := readReform(n.cfg)
+	if r == nil || err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -130,26 +149,86 @@ func (n *Node) finishReform() error {
 	return syncFile(n.cfg.StateDir)
 }
 
+// rivalText is what two halves say that were both made primary by force.
+const rivalText = "%s and %s were each made primary by force, in groups of their own; stop the daemon of the one whose writes are given up, empty its state_dir and its postgresql.data_dir, and start it again"
+
 // yield gives this node's ledger up when a peer of the same group has a newer
 // one: the group was formed anew without this node, which joins as a new one.
 func (n *Node) yield() {
-	st := n.ledger.State()
-	if !st.Founded() {
-		return
-	}
+	own, rival := n.named.get(), ""
+	defer func() { n.setRival(rival) }()
 	for _, h := range n.control.heardByNode() {
 		r := h.Report
-		if time.Since(h.At) > time.Second || r.Ledger == "" || r.Ledger == st.Group.LedgerID || r.Generation <= st.Primary.Epoch.Gen {
+		if own.ID == "" || time.Since(h.At) > time.Second || r.Ledger == "" || r.Ledger == own.ID || r.Generation < own.Generation {
 			continue
 		}
-		why := fmt.Sprintf("%s belongs to a newer ledger of this group, formed anew by an operator", r.Node)
-		n.notify("superseded", facts.SeverityError, why+"; this node's server stops and it joins as a new one", st.Primary.Epoch)
-		n.agent.StopNow()
-		if err := os.WriteFile(renewFile(n.cfg), []byte(why+"\n"), 0o600); err != nil {
-			n.log.Error("give the old store up", "error", err)
-			return
+		if r.Generation == own.Generation {
+			rival = fmt.Sprintf(rivalText, n.cfg.Name, r.Node)
+			continue
 		}
-		n.later(ErrRenew)
+		newer := ledgerName{ID: r.Ledger, Generation: r.Generation}
+		if st := n.ledger.State(); st.Founded() {
+			n.giveWay(st, newer, r.Node)
+		} else if err := n.named.set(newer); err != nil { // it has not joined the one that it gave way to
+			n.log.Warn("remember which ledger this node joins", "error", err)
+		}
 		return
 	}
+}
+
+func (n *Node) setRival(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.rival = text
+}
+
+// giveWay stops this node's server, first of all, and begins anew as a node of
+// a newer ledger.
+func (n *Node) giveWay(st facts.State, newer ledgerName, peer string) {
+	why := fmt.Sprintf("%s belongs to a newer ledger of this group, formed anew by an operator", peer)
+	n.Stop(errGaveWay) // nothing starts any more
+	n.agent.StopNow()
+	n.notify("superseded", facts.SeverityError, why+"; the server of "+n.cfg.Name+" is stopped, and it joins as a new node", st.Primary.Epoch)
+	if v := st.Voters.Stores; len(v) == 1 && v[0] == n.spool.Store() && st.Primary.Previous == v[0] {
+		// It needed nobody else: whatever its log holds may have been acknowledged.
+		if end, err := n.agent.OwnEnd(context.Background()); err != nil {
+			n.log.Warn("look how far this node wrote alone", "error", err)
+		} else {
+			n.plane.noteHeard(end)
+			n.plane.keepHeard(true)
+		}
+	}
+	if err := n.renew(renewal{Why: why, Joins: newer}); err != nil {
+		n.log.Error("give the old store up", "error", err)
+	}
+}
+
+// renewal asks the next start for a new store.
+type renewal struct {
+	Why   string     `json:"why"`
+	Joins ledgerName `json:"joins"` // the ledger that the new store belongs to
+}
+
+func (n *Node) renew(r renewal) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return writeWhole(renewFile(n.cfg), append(b, '\n'))
+}
+
+// readRenewal is the order to begin with a new store, nil when there is none.
+func readRenewal(cfg *configs.Node) (*renewal, error) {
+	b, err := os.ReadFile(renewFile(cfg))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read why this node begins anew: %w", err)
+	}
+	r := &renewal{}
+	if json.Unmarshal(b, r) != nil {
+		r.Why = strings.TrimSpace(string(b)) // it is an order whatever it says
+	}
+	return r, nil
 }

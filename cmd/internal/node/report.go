@@ -43,9 +43,13 @@ func (n *Node) report() decide.Report {
 		Server: n.agent.Server(), Seed: n.plane.seedState(), Problems: n.agent.Problems(),
 	}
 	r.Server.Streaming = snap.Feeding
-	if st := n.ledger.State(); st.Founded() {
-		r.Ledger, r.Generation = st.Group.LedgerID, st.Primary.Epoch.Gen
+	name := n.named.get()
+	r.Ledger, r.Generation = name.ID, name.Generation
+	n.mu.Lock()
+	if n.rival != "" {
+		r.Problems["rival"] = n.rival
 	}
+	n.mu.Unlock()
 	if n.spool.Base() != 0 {
 		r.Spool = decide.Spool{From: n.spool.Base(), End: n.spool.End(), Bytes: uint64(n.spool.Size())}
 	}

@@ -53,7 +53,7 @@ func spoolDir(cfg *configs.Node) string { return filepath.Join(cfg.StateDir, "sp
 func raftDir(cfg *configs.Node) string  { return filepath.Join(cfg.StateDir, "ledger") }
 func idFile(cfg *configs.Node) string   { return filepath.Join(raftDir(cfg), "store") }
 
-// renewFile asks the next start for a new store; it holds the reason.
+// renewFile asks the next start for a new store.
 func renewFile(cfg *configs.Node) string { return filepath.Join(cfg.StateDir, "renew") }
 
 // openStore opens the node's spool, or makes a new store when there is none or
@@ -62,12 +62,10 @@ func openStore(cfg *configs.Node, group string, pgWAL string, log *slog.Logger) 
 	if err := os.MkdirAll(cfg.StateDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make state_dir: %w", err)
 	}
-	if why, err := os.ReadFile(renewFile(cfg)); err == nil {
-		sp, err := renewStore(cfg, group, strings.TrimSpace(string(why)), log)
-		if err != nil {
-			return nil, err
-		}
-		return sp, os.Remove(renewFile(cfg))
+	if r, err := readRenewal(cfg); err != nil {
+		return nil, err
+	} else if r != nil {
+		return renewAs(cfg, group, *r, log)
 	}
 	if err := clearForReform(cfg); err != nil {
 		return nil, fmt.Errorf("make room for a new ledger: %w", err)
@@ -92,6 +90,26 @@ func openStore(cfg *configs.Node, group string, pgWAL string, log *slog.Logger) 
 		return renewStore(cfg, group, err.Error(), log)
 	}
 	return nil, fmt.Errorf("open the spool: %w", err)
+}
+
+// renewAs carries out an order to begin with a new store. The order goes last,
+// so that after a crash it is carried out again.
+func renewAs(cfg *configs.Node, group string, r renewal, log *slog.Logger) (*spool.Spool, error) {
+	sp, err := renewStore(cfg, group, r.Why, log)
+	if err != nil {
+		return nil, err
+	}
+	if r.Joins.ID != "" {
+		err = writeName(identityPath(cfg), r.Joins)
+	}
+	if err == nil {
+		err = os.Remove(renewFile(cfg))
+	}
+	if err != nil {
+		sp.Close()
+		return nil, err
+	}
+	return sp, nil
 }
 
 // renewStore puts what is left of a store aside and makes a new one.

@@ -47,10 +47,11 @@ func TestParse_ManualIsTheDefaultAndHasEveryKey(t *testing.T) {
 	want, base = base, got
 	want.Durability, want.IsolationTimeout = base.Durability, base.IsolationTimeout
 	want.RestartGrace, want.SpoolMaxBytes = base.RestartGrace, base.SpoolMaxBytes
+	want.PairAloneAfter, want.SwitchoverCatchup, want.SwitchoverMaxLagBytes = base.PairAloneAfter, base.SwitchoverCatchup, base.SwitchoverMaxLagBytes
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("what has no key was changed: %s", d)
 	}
-	if n := len(policyfile.Diff(other(), facts.DefaultPolicy())); n != 4 {
+	if n := len(policyfile.Diff(other(), facts.DefaultPolicy())); n != 7 {
 		t.Errorf("%d keys; tell other and this test of the new one", n)
 	}
 }
@@ -72,6 +73,7 @@ func TestFormat_RoundTrip(t *testing.T) {
 		text := policyfile.Format(p)
 		base := p
 		base.Durability, base.IsolationTimeout, base.RestartGrace, base.SpoolMaxBytes = facts.Quorum, time.Second, time.Minute, 1<<30
+		base.PairAloneAfter, base.SwitchoverCatchup, base.SwitchoverMaxLagBytes = time.Hour, time.Second, 2<<20
 		got, err := policyfile.Parse("p", []byte(text), base)
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, text)
@@ -80,7 +82,7 @@ func TestFormat_RoundTrip(t *testing.T) {
 			t.Errorf("%s\n%s", d, text)
 		}
 	}
-	const want = "# policy of the group, version 7\ndurability: async\nisolation_timeout: 1.5s\nrestart_grace: 1h\nspool_max: 104857601\nswitchover_catchup: 5s\nswitchover_max_lag: 1MiB\n"
+	const want = "# policy of the group, version 7\ndurability: async\nisolation_timeout: 1.5s\npair_alone_after: 1m\nrestart_grace: 1h\nspool_max: 104857601\nswitchover_catchup: 5s\nswitchover_max_lag: 1MiB\n"
 	if d := cmp.Diff(want, policyfile.Format(other())); d != "" {
 		t.Error(d)
 	}
