@@ -333,7 +333,11 @@ func (a *Agent) ended(e pos.Epoch, err error) {
 		s.State = decide.ServerStopped
 		s.Problem = err.Error()
 	})
-	a.cfg.Notify("server-ended", facts.SeverityError, fmt.Sprintf("PostgreSQL ended in epoch %s: %v", e, err), e)
+	severity := facts.SeverityError
+	if errors.Is(err, errFrozen) {
+		severity = facts.SeverityInfo
+	}
+	a.cfg.Notify("server-ended", severity, fmt.Sprintf("PostgreSQL ended in epoch %s: %v", e, err), e)
 }
 
 // fence promises e and reports what is durable here to the ledger.

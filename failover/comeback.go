@@ -193,6 +193,11 @@ func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
 		return r, nil
 	}
 	own, err := a.cfg.Plane.OwnLog(c, r.Lineage)
+	if errors.Is(err, ErrLogGone) {
+		a.log.Warn("the tail of this node's log cannot be kept", "error", err)
+		r.NoLog = true
+		return r, nil
+	}
 	if err != nil {
 		return r, fmt.Errorf("scan pg_wal from %s: %w", c.Redo, err)
 	}
@@ -203,7 +208,7 @@ func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
 // keepTail keeps what the log holds beyond the fork, once, before anything
 // overwrites it.
 func (a *Agent) keepTail(ctx context.Context, cb *comeback, st facts.State, c pgctl.Control, r role.Remains) error {
-	if r.Recovery || r.Half || cb.Closing != nil {
+	if r.Recovery || r.Half || r.NoLog || cb.Closing != nil {
 		return nil
 	}
 	fork := role.ForkOf(r.Lineage, st.Lineage)

@@ -6,6 +6,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"understudy/failover/decide"
@@ -61,6 +62,11 @@ type PrimaryRun interface {
 	// Stop ends acknowledging, then everything else.
 	Stop()
 }
+
+// ErrLogGone is returned by Plane.OwnLog when not even the place can be read
+// where a recovery of the database would begin. Permanent: nothing that the
+// directory wrote can be compared, replayed or kept.
+var ErrLogGone = errors.New("the log of this database is gone")
 
 // OwnLog is the log in a node's own pg_wal.
 type OwnLog struct {

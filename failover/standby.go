@@ -310,6 +310,10 @@ func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
 	if err == nil && !reads {
 		err = a.cfg.Server.Unlock(ctx)
 		reads = err == nil
+		// Left from a life as primary; nothing would ever advance it.
+		if derr := a.cfg.Server.DropSlot(ctx, FloorSlot); derr != nil {
+			a.log.Warn("drop the slot of an earlier life", "error", derr)
+		}
 	}
 	if err != nil {
 		a.set(func(v *decide.Server) {

@@ -2,6 +2,7 @@ package decide
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"understudy/ledger/facts"
@@ -168,5 +169,17 @@ func electionEvidence(o Observation) ([]Evidence, []Rejected) {
 	if ord := o.State.Order; ord != nil {
 		ev = append(ev, Evidence{Node: o.name(ord.To), Kind: Operator, Age: o.Now.Sub(ord.At), Text: fmt.Sprintf("%s to %s ordered", ord.Kind, o.name(ord.To))})
 	}
-	return ev, elect(o).rejected
+	c := elect(o)
+	out := c.rejected
+	for _, s := range sortedKeys(p.Fence) {
+		if s == c.store || slices.ContainsFunc(out, func(r Rejected) bool { return r.What == o.name(s) }) {
+			continue
+		}
+		why := (&election{o: o, p: p}).unfit(s)
+		if why == "" {
+			why = fmt.Sprintf("holds %s, but %s is preferred", p.Fence[s].Pos, o.name(c.store))
+		}
+		out = append(out, Rejected{o.name(s), why})
+	}
+	return ev, out
 }

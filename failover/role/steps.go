@@ -156,6 +156,8 @@ func Methods() []Method { return []Method{MethodFollow, MethodRewind, MethodDelt
 // Remains is what a node that must return holds.
 type Remains struct {
 	Half bool // only a base can help
+	// NoLog: not even the place can be read where its recovery would begin.
+	NoLog bool
 	// Recovery: it was last a standby, whose pages reach up to MinRecovery.
 	Recovery    bool
 	MinRecovery pos.LSN
@@ -192,6 +194,8 @@ func ChooseMethod(r Remains, group pos.Lineage) (Method, string) {
 	switch {
 	case r.Half:
 		why, least = "an earlier attempt was interrupted", max(least, 2)
+	case r.NoLog:
+		why, least = "its own log cannot be read", max(least, 2)
 	case r.Recovery && r.MinRecovery <= fork:
 		why = fmt.Sprintf("it was a standby up to %s, the histories part at %s", r.MinRecovery, fork)
 	case r.Clean && r.LogEnd <= fork:

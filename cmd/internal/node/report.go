@@ -20,6 +20,7 @@ import (
 	"understudy/failover/decide"
 	"understudy/failover/guard"
 	"understudy/ledger/facts"
+	"understudy/shipper"
 	"understudy/shipper/pos"
 	"understudy/standby/walserver"
 )
@@ -80,7 +81,8 @@ func (n *Node) reportPrimary(r *decide.Report, run *primaryRun) {
 			Peer: l.Peer.Name, State: l.State, Since: l.Since, RTT: l.RTT, Sent: l.Sent, Acked: l.Acked,
 			Applied: l.Applied, Delay: l.Delay, BytesSec: l.BytesPerSec, Problem: l.Problem,
 		})
-		if l.State == "refused" && l.Problem != "" {
+		// A node that is busy with itself is no trouble of the link's.
+		if l.State == "refused" && l.Problem != "" && l.ProblemCode != shipper.RefuseBusy {
 			r.Problems["link-"+l.Peer.Name] = l.Problem
 		}
 	}

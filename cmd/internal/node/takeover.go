@@ -56,6 +56,10 @@ func (p *plane) OwnLog(c pgctl.Control, l pos.Lineage) (failover.OwnLog, error) 
 	}
 	end := r.End()
 	own.End, own.RecordEnd = end.LogEnd, end.RecordEnd
+	if own.RecordEnd <= c.Redo { // recovery begins at a record, always
+		src.Close()
+		return own, fmt.Errorf("%w: no record at %s in pg_wal (%s)", failover.ErrLogGone, c.Redo, end.Reason)
+	}
 	for at := c.Redo.SegStart(c.SegSize); at < own.End; at += pos.LSN(c.SegSize) {
 		if err := p.syncSegment(at, c.SegSize, l); err != nil {
 			src.Close()

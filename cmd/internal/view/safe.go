@@ -29,10 +29,12 @@ func rules() []rule {
 		}},
 		{"fencing", LevelStopped, func(s *situation) bool { return s.phase() == facts.PhaseFencing }, (*situation).sayFencing},
 		{"taking-over", LevelStopped, func(s *situation) bool { return s.phase() != facts.PhaseOpened }, (*situation).sayTakingOver},
+		{"handing-over", LevelStopped, func(s *situation) bool { return s.in.State.Order != nil && !s.primaryOpen() }, (*situation).sayHandingOver},
 		{"primary-restarting", LevelStopped, func(s *situation) bool { return s.restarting() && !s.primaryOpen() }, (*situation).sayRestarting},
 		{"primary-silent", LevelStopped, func(s *situation) bool { return s.primary == nil || !s.primary.fresh() }, (*situation).saySilent},
 		{"primary-closed", LevelStopped, func(s *situation) bool { return !s.primaryOpen() }, (*situation).sayClosed},
 		{"commits-wait", LevelStopped, func(s *situation) bool { return s.quorum() && len(s.acking()) < s.needed }, (*situation).sayCommitsWait},
+		{"offline", LevelStopped, func(s *situation) bool { return s.in.State.Offline != nil }, (*situation).sayOffline},
 		{"no-standby", LevelUnprotected, func(s *situation) bool { return len(s.standbys()) == 0 }, func(s *situation) string {
 			return fmt.Sprintf("Not protected: the group has no standby, and the only copy of the database is on %s.", s.primary.Name)
 		}},
@@ -59,6 +61,16 @@ func (s *situation) safe() Safe {
 		}
 	}
 	return Safe{Level: LevelStopped, Rule: "unknown", Sentence: "The state of the group is unknown."}
+}
+
+func (s *situation) sayHandingOver() string {
+	o := s.in.State.Order
+	return fmt.Sprintf("Commits wait: a %s to %s is under way.", o.Kind, s.in.State.NameOf(o.To))
+}
+
+func (s *situation) sayOffline() string {
+	return fmt.Sprintf("Offline: clients are kept out of %s on the operator's word since %s ago; let them in with: understudy online.",
+		s.primary.Name, ago(s.in.Now.Sub(s.in.State.Offline.Since)))
 }
 
 func (s *situation) phase() facts.Phase { return s.in.State.Primary.Phase }
@@ -313,6 +325,8 @@ func awayText(m *member) string {
 	switch {
 	case m.foreign:
 		return "answers with another store id"
+	case m.otherLedger:
+		return "belongs to another ledger of this group"
 	case m.presence == PresenceNever:
 		return "has not been heard from"
 	default:

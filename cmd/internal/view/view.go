@@ -126,6 +126,8 @@ type member struct {
 	presence Presence
 	age      time.Duration // of the report; 0 for this node
 	foreign  bool          // the name answers with another store id
+
+	otherLedger bool // it answers as a member of another ledger
 }
 
 func (m *member) fresh() bool { return m.presence == PresenceSelf || m.presence == PresenceHeard }
@@ -188,6 +190,10 @@ func (s *situation) meet(fm facts.Member) member {
 		// Another store under a known name is no member: what it reports
 		// must not be shown as the member's.
 		m.report, m.presence, m.foreign = decide.Report{}, PresenceNever, true
+	}
+	if own := s.in.State.Group.LedgerID; own != "" && m.report.Ledger != "" && m.report.Ledger != own {
+		// It left this group for one that was formed anew, or was left out of one.
+		m.report, m.presence, m.otherLedger = decide.Report{}, PresenceNever, true
 	}
 	return m
 }
