@@ -383,10 +383,8 @@ func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineag
 		return rep, err
 	}
 	if past == role.PastPrimary {
-		if len(lineage) == 0 {
-			lineage = a.readMark().Lineage
-			rep.Lineage = lineage
-		}
+		lineage = a.ownLineage(lineage)
+		rep.Lineage, rep.Opened = lineage, true
 		own, err := a.ownLog(c, lineage)
 		if err != nil {
 			a.complain("log", err.Error())
@@ -423,6 +421,16 @@ func (a *Agent) StopNow() {
 	if g := a.running(); g != nil {
 		a.stopServer(g, guard.Immediate, 10*time.Second)
 	}
+}
+
+// ownLineage is the history of the log in the directory of a former primary.
+// The received log, which is empty or of an earlier life, may have taken up
+// another one since.
+func (a *Agent) ownLineage(received pos.Lineage) pos.Lineage {
+	if l := a.readMark().Lineage; len(l) > 0 {
+		return l
+	}
+	return received
 }
 
 // past looks how the database directory was left. A directory that was elected

@@ -106,6 +106,11 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 	if err != nil {
 		return err
 	}
+	if r.NoLog && a.cfg.Plane.LogBase() != 0 {
+		// Its log ends in a gap that nobody may be able to fill, and what it had
+		// vouched for as the primary is gone: a lost store.
+		return a.cfg.Plane.Renew("the log that " + a.cfg.Name + " wrote as the primary is gone")
+	}
 	r.Floor = cb.Floor
 	method, why := role.ChooseMethod(r, st.Lineage)
 	if method != role.MethodFollow && st.Primary.Phase != facts.PhaseOpened {
@@ -148,7 +153,7 @@ func (a *Agent) rewindAgain(ctx context.Context) (bool, error) {
 		if err := a.saveComeback(&cb); err != nil {
 			return false, err
 		}
-		err := a.rewind(ctx, st, role.Remains{LogEnd: cb.Closing.LogEnd, Lineage: a.readMark().Lineage})
+		err := a.rewind(ctx, st, role.Remains{LogEnd: cb.Closing.LogEnd, Lineage: a.ownLineage(a.cfg.Plane.Lineage())})
 		if err == nil {
 			cb.Done, cb.Epoch = true, st.Primary.Epoch
 			return true, a.saveComeback(&cb)
@@ -185,8 +190,8 @@ func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
 		return role.Remains{}, err
 	}
 	r := role.Remains{Half: past == role.PastHalf, Lineage: a.cfg.Plane.Lineage()}
-	if len(r.Lineage) == 0 {
-		r.Lineage = a.readMark().Lineage
+	if past == role.PastPrimary || len(r.Lineage) == 0 {
+		r.Lineage = a.ownLineage(r.Lineage)
 	}
 	if past == role.PastStandby {
 		r.Recovery, r.MinRecovery, r.LogEnd = true, c.MinRecovery, c.MinRecovery
@@ -277,8 +282,10 @@ func (a *Agent) rewind(ctx context.Context, st facts.State, r role.Remains) erro
 	}
 	// What pg_wal holds of the group's log, which is at least up to the fork.
 	upto := min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))
-	if err := plane.Rebase(c, st.Lineage, from, upto); err != nil {
-		return fmt.Errorf("take the log from pg_wal: %w", err)
+	if !r.Recovery { // a standby's received log is where it was, and was vouched for
+		if err := plane.Rebase(c, st.Lineage, from, upto); err != nil {
+			return fmt.Errorf("take the log from pg_wal: %w", err)
+		}
 	}
 	// Beyond that pg_wal holds what the source had written, committed or not.
 	if err := plane.DropWAL(c.SegSize, upto); err != nil {

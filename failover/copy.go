@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"understudy/failover/role"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
 )
@@ -14,6 +15,9 @@ func (a *Agent) maybeCopy(ctx context.Context, st facts.State, wg *sync.WaitGrou
 	p := st.Primary
 	if p.Phase != facts.PhaseFencing || p.Copy == nil || p.Copy.Store != a.cfg.Store || a.cfg.Plane.Promised() != p.Epoch {
 		return
+	}
+	if past, _, err := a.past(ctx); err != nil || past != role.PastStandby {
+		return // its database would not go on with what is copied
 	}
 	a.mu.Lock()
 	busy := a.copying == p.Epoch

@@ -121,6 +121,8 @@ type Plane interface {
 	KeepTail(ctx context.Context, c pgctl.Control, l pos.Lineage, fork, end pos.LSN) (Tail, error)
 	// Rewind rewinds the stopped database to the primary's history.
 	Rewind(ctx context.Context, l pos.Lineage) error
+	// Renew gives this node's store up: the daemon begins anew with another one.
+	Renew(why string) error
 	// DropWAL removes pg_wal's segments from the one with from on.
 	DropWAL(segSize int64, from pos.LSN) error
 	// Quarantine moves aside what lies in the local pg_wal of a standby and is

@@ -30,11 +30,15 @@ func (a *Agent) wasPrimary() bool { return a.marked.Load() }
 // Returning says why this node takes no stream: its own log may have left the
 // group's history. Empty when it does take one.
 func (a *Agent) Returning() string {
-	if a.cfg.Witness || !a.wasPrimary() {
+	if a.cfg.Witness {
 		return ""
 	}
-	if state, err := a.cfg.Server.State(); err != nil || state != pgctl.Cluster {
-		return "" // it is seeded anew: nothing of the old log counts
+	state, err := a.cfg.Server.State()
+	switch {
+	case err == nil && state == pgctl.Rewinding:
+		return a.cfg.Name + " is being rewound, and its received log is made anew then"
+	case err != nil || state != pgctl.Cluster || !a.wasPrimary():
+		return "" // when it is seeded anew, nothing of the old log counts
 	}
 	return a.cfg.Name + " was primary and has not come back into the group's history yet"
 }

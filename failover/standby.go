@@ -247,6 +247,9 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 			reads = a.lookStandby(ctx, reads)
 			looked = time.Now()
 			if a.wentAstray() {
+				if a.cannotBegin(ctx) {
+					return a.seedOver(g)
+				}
 				a.stopServer(g, guard.Immediate, stopGrace)
 				return errors.New("the standby neither streams nor replays although there is log for it; it is started anew")
 			}
@@ -273,6 +276,20 @@ func (a *Agent) wentAstray() bool {
 		return false
 	}
 	return time.Since(a.movedAt) > stranded
+}
+
+// cannotBegin tells whether a standby that gets nowhere never answered, and its
+// recovery begins below the daemon's log.
+func (a *Agent) cannotBegin(ctx context.Context) bool {
+	a.mu.Lock()
+	answered := a.replayed != 0
+	a.mu.Unlock()
+	base := a.cfg.Plane.LogBase()
+	if answered || base == 0 {
+		return false
+	}
+	c, err := a.cfg.Server.Control(ctx)
+	return err == nil && c.Redo < base
 }
 
 // leftBehind tells whether the standby needs log from before the daemon's: it

@@ -135,8 +135,12 @@ func (e *election) unfit(store string) string {
 	case !e.o.State.IsVoter(store):
 		return "has no WAL vote, so its log proves nothing"
 	}
-	if _, ok := e.p.Fence[store]; !ok {
+	f, ok := e.p.Fence[store]
+	if !ok {
 		return "has not reported its log"
+	}
+	if ord := e.o.State.Order; f.Opened && f.LSN > f.Pos.LSN && (ord == nil || !ord.Force || ord.To != store) {
+		return fmt.Sprintf("has a database that goes to %s, but the group vouches for it only up to %s: it has to be rewound to another primary", f.LSN, f.Pos)
 	}
 	rep, alive := e.o.fresh(store)
 	if !alive {
@@ -280,6 +284,8 @@ func (e *election) cannotCopy(store string) string {
 	own, top := e.p.Fence[store], e.p.Fence[e.top]
 	rep, alive := e.o.fresh(e.top)
 	switch {
+	case own.Opened:
+		return fmt.Sprintf("holds only %s, and was opened for writing: its database cannot go on with copied log", own.Pos)
 	case !alive:
 		return fmt.Sprintf("holds only %s, and %s, which holds %s, is silent", own.Pos, e.o.name(e.top), top.Pos)
 	case rep.Spool.From == 0 || rep.Spool.From > own.Pos.LSN:

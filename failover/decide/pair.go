@@ -103,6 +103,21 @@ func pairIncident(o Observation) ([]Action, string) {
 	return nil, ""
 }
 
+// settledPair tells whether the group is a pair and not one of three that is
+// just replacing a node: Raft knows no server that is no member, and nobody
+// asks to join. A vote that is taken meanwhile could be one too many.
+func settledPair(o Observation) bool {
+	if !pair(o.State) || len(applicants(o)) > 0 {
+		return false
+	}
+	for _, srv := range o.Raft {
+		if _, member := o.State.Members[srv.Store]; !member {
+			return false
+		}
+	}
+	return true
+}
+
 // pairVote moves the ledger's only vote between Assign and the start: the new
 // primary gets one, then the other gives its own up, so that neither half of a
 // pair can lose the ledger by losing the host that is not primary. It also does
@@ -110,7 +125,7 @@ func pairIncident(o Observation) ([]Action, string) {
 func pairVote(o Observation) ([]Action, string) {
 	p := o.State.Primary
 	left := p.Phase == facts.PhaseOpened && pair(o.State) // of three, or of a vote half moved
-	if p.Phase != facts.PhaseAssigned && !left || len(o.State.Voters.Stores) > 2 {
+	if p.Phase != facts.PhaseAssigned && !left || len(o.State.Voters.Stores) > 2 || !settledPair(o) {
 		return nil, ""
 	}
 	to, ok := o.State.Members[p.Store]

@@ -51,6 +51,7 @@ const (
 	CodeBadPolicy       = "bad-policy"         // Policy.Validate says why
 	CodeLastLedgerVoter = "last-ledger-voter"  // nobody would be left to keep the ledger
 	CodeEpochsExhausted = "epochs-exhausted"   // no higher epoch exists
+	CodeDiverged        = "diverged"           // the database goes beyond what the group vouches for
 	CodeOrderStands     = "order-stands"       // another order is not finished
 	CodeLedgerVote      = "ledger-vote"        // the ledger's vote has not moved to the new primary yet
 	CodeAlreadyStated   = "already-stated"     // the start of this epoch was recorded with other values

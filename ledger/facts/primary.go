@@ -24,12 +24,12 @@ func (t *tx) beginEpoch(c *BeginEpoch) *refusal {
 	if !p.Epoch.IsZero() {
 		next = p.Epoch.Next()
 	}
-	if p.Phase == PhaseAssigned && p.Previous == "" {
-		// Nobody ever started in this group, so nothing was written or
-		// acknowledged under its lineage. The server that is being taken over
-		// may have written meanwhile, and must not be held to what it
-		// reported then.
-		t.s.Lineage = nil
+	if p.Phase == PhaseAssigned {
+		// Nothing was written or acknowledged in an epoch that never started:
+		// nobody's log is held to it. (In a group in which nobody ever started
+		// that is no lineage at all, since the server that is being taken over
+		// may have written meanwhile.)
+		t.s.Lineage = p.Before
 	}
 	// What was committed when a vote was proposed says nothing about the log
 	// of the next epoch.
@@ -156,14 +156,7 @@ func (t *tx) assign(c *Assign) *refusal {
 		return r
 	}
 	elected := p.Fence[c.Store]
-	var lineage pos.Lineage
-	for _, e := range t.s.Lineage {
-		// Newer entries than the elected log adopted were assigned and came
-		// to nothing: it is the elected log whose history goes on.
-		if e.Epoch.Compare(elected.Pos.Epoch) <= 0 {
-			lineage = append(lineage, e)
-		}
-	}
+	lineage := t.electedLineage(c, &elected)
 	entry := pos.Entry{Epoch: p.Epoch, Timeline: elected.Timeline, Start: elected.Pos.LSN}
 	if len(lineage) > 0 {
 		entry.Timeline = lineage.Last().Timeline
@@ -172,6 +165,7 @@ func (t *tx) assign(c *Assign) *refusal {
 	if err := lineage.Validate(); err != nil {
 		return refuse(CodeBelowLineage, "%s cannot go on from %s: %s", m.Name, elected.Pos, err)
 	}
+	p.Before = t.s.Lineage
 	t.s.Lineage = lineage
 	t.s.LastTimeline = max(t.s.LastTimeline, entry.Timeline)
 	p.Version++
@@ -180,6 +174,23 @@ func (t *tx) assign(c *Assign) *refusal {
 	t.phase(StepAssigned, m.Name)
 	t.event("assigned", m.Store, SeverityInfo, "%s is to be primary in epoch %s from %s", m.Name, p.Epoch, elected.Pos)
 	return nil
+}
+
+// electedLineage is the history that goes on with an elected log. Entries newer
+// than it has adopted were assigned and came to nothing. A log elected by force
+// goes on as it is.
+func (t *tx) electedLineage(c *Assign, elected *FenceReport) pos.Lineage {
+	if c.Force && len(elected.Lineage) > 0 {
+		elected.Pos = elected.Lineage.Position(elected.LSN)
+		return elected.Lineage
+	}
+	var lineage pos.Lineage
+	for _, e := range t.s.Lineage {
+		if e.Epoch.Compare(elected.Pos.Epoch) <= 0 {
+			lineage = append(lineage, e)
+		}
+	}
+	return lineage
 }
 
 // candidate refuses a store that may not become primary: it must be a seeded
@@ -207,6 +218,9 @@ func (t *tx) candidate(c *Assign) (Member, *refusal) {
 			return m, refuse(CodeBadCommand, "%s can be elected by force only on an operator's order for it", m.Name)
 		}
 		return m, nil
+	}
+	if own.Opened && own.LSN > own.Pos.LSN {
+		return m, refuse(CodeDiverged, "%s cannot be primary: its database goes to %s, but the group vouches for it only up to %s", m.Name, own.LSN, own.Pos)
 	}
 	compare := t.s.Voters.Stores
 	if c.Donor != "" {
@@ -253,6 +267,9 @@ func (t *tx) nominate(c *Nominate) *refusal {
 	if m.Kind != KindData || !m.Seeded || !t.s.IsVoter(m.Store) {
 		return refuse(CodeNotSeeded, "%s cannot be primary, so it need not copy", m.Name)
 	}
+	if own.Opened {
+		return refuse(CodeDiverged, "%s was opened for writing: its database cannot go on with copied log", m.Name)
+	}
 	if !own.Pos.Less(from.Pos) {
 		return refuse(CodeNotCaughtUp, "%s has nothing that %s lacks", d.Name, m.Name)
 	}
@@ -266,13 +283,14 @@ func (t *tx) nominate(c *Nominate) *refusal {
 // ownLedger refuses a start in a pair while the ledger could be lost with the
 // other node: the new primary must hold the ledger's only vote.
 func (t *tx) ownLedger(p Primaryship) *refusal {
-	n := 0
+	n, pair := 0, len(t.s.Members) == 2
 	for _, m := range t.s.Members {
+		pair = pair && m.Kind == KindData
 		if m.LedgerVoter {
 			n++
 		}
 	}
-	if len(t.s.Voters.Stores) > 2 || n != 2 && t.s.Members[p.Store].LedgerVoter {
+	if !pair || n != 2 && t.s.Members[p.Store].LedgerVoter {
 		return nil
 	}
 	return refuse(CodeLedgerVote, "%s does not hold the only vote of the ledger yet", p.Node)

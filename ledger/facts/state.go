@@ -92,6 +92,9 @@ type FenceReport struct {
 	LSN      pos.LSN      `json:"lsn"` // end of what is durable there
 	Timeline pos.Timeline `json:"timeline"`
 	Heard    pos.LSN      `json:"heard"` // highest committed LSN it has heard of
+	// Opened: the log is that of a database that this node opened for writing.
+	// It cannot be cut or go on by copying, only be rewound.
+	Opened bool `json:"opened,omitempty"`
 	// Pos is computed by Apply: the position of LSN, cut where the report's
 	// lineage leaves the ledger's. What a reporter sends here is ignored.
 	Pos pos.Pos   `json:"pos"`
@@ -117,6 +120,9 @@ type Primaryship struct {
 	// Copy is whom the candidate has to copy log from before it can be
 	// assigned; nil when nobody has to.
 	Copy *Copy `json:"copy,omitempty"`
+	// Before is the lineage before the assignment. An epoch that never started
+	// wrote nothing, and leaves no trace in it.
+	Before pos.Lineage `json:"before,omitempty"`
 	// Forced: the assigned store was elected although it lacks log.
 	Forced bool `json:"forced,omitempty"`
 }
