@@ -66,7 +66,8 @@ type Agent struct {
 	movedAt              time.Time // since when
 	problem              map[string]string
 	marked               atomic.Bool // the mark of the directory exists
-	copying              pos.Epoch   // epoch for which log is being copied
+	markedFor            atomic.Pointer[pos.Epoch]
+	copying              pos.Epoch // epoch for which log is being copied
 	// coming is how this node is coming back; nil when it is not.
 	coming *comeback
 }
@@ -81,6 +82,10 @@ func NewAgent(cfg AgentConfig) *Agent {
 	}
 	_, err := os.Stat(a.markPath())
 	a.marked.Store(err == nil)
+	if err == nil {
+		m := a.readMark()
+		a.markedFor.Store(&m.Epoch)
+	}
 	return a
 }
 

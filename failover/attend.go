@@ -99,6 +99,9 @@ func (a *Agent) housekeep(ctx context.Context, run PrimaryRun, e pos.Epoch) {
 		a.log.Warn("apply the durability", "durability", st.Policy.Durability, "error", err)
 	}
 	a.set(func(v *decide.Server) { v.Redo, v.Timeline = f.Redo, f.Timeline })
+	if n, err := a.cfg.Server.EndImpostors(ctx); err == nil && n > 0 {
+		a.cfg.Notify("impostor", facts.SeverityError, fmt.Sprintf("%d replication connections of others used the name of this epoch's receiver and were ended", n), e)
+	}
 	floor := run.Floor(f.Redo, st.Policy.SpoolMaxBytes)
 	if floor == 0 {
 		return

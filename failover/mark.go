@@ -66,7 +66,23 @@ func (a *Agent) mark(m primaryMark) error {
 		return err
 	}
 	a.marked.Store(true)
+	a.markedFor.Store(&m.Epoch)
 	return nil
+}
+
+// Followed is what of a history the local standby is shown: not the timeline
+// that its own promotion begins. It would take that id for used, and go to the
+// next one.
+func (a *Agent) Followed(l pos.Lineage) pos.Lineage {
+	e := a.markedFor.Load()
+	if e == nil || e.IsZero() {
+		return l
+	}
+	n := 0
+	for n < len(l) && l[n].Epoch.Less(*e) {
+		n++
+	}
+	return l[:n]
 }
 
 // unmark forgets it, when the directory is of the group's history again.
@@ -78,6 +94,7 @@ func (a *Agent) unmark() error {
 		return err
 	}
 	a.marked.Store(false)
+	a.markedFor.Store(nil)
 	return nil
 }
 

@@ -185,3 +185,17 @@ func pause(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 }
+
+// EndImpostors ends walsenders that use a name of ours under another role, and
+// tells how many there were: one with the epoch's name would satisfy commits
+// while our own receiver is away.
+func (s *Server) EndImpostors(ctx context.Context) (n int, err error) {
+	err = s.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `select count(case when pg_terminate_backend(pid) then 1 end) from pg_stat_replication
+ where application_name ~ '^understudy_[0-9]+_[0-9]+$' and usename <> $1`, roleName).Scan(&n)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for impostors: %w", err)
+	}
+	return n, nil
+}
