@@ -66,8 +66,11 @@ type Agent struct {
 	movedAt              time.Time // since when
 	problem              map[string]string
 	marked               atomic.Bool // the mark of the directory exists
-	markedFor            atomic.Pointer[pos.Epoch]
-	copying              pos.Epoch // epoch for which log is being copied
+	// spoolOnly: the directory is being brought back, and the received log is
+	// what this node speaks for.
+	spoolOnly atomic.Bool
+	markedFor atomic.Pointer[pos.Epoch]
+	copying   pos.Epoch // epoch for which log is being copied
 	// coming is how this node is coming back; nil when it is not.
 	coming *comeback
 }
@@ -386,6 +389,9 @@ func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineag
 	past, c, err := a.past(ctx)
 	if err != nil {
 		return rep, err
+	}
+	if a.spoolOnly.Load() {
+		return rep, nil
 	}
 	if past == role.PastPrimary {
 		lineage = a.ownLineage(lineage)

@@ -28,6 +28,10 @@ type comeback struct {
 	Attempts int            `json:"attempts"` // of Method
 	Closing  *facts.Closing `json:"closing,omitempty"`
 	Done     bool           `json:"done"` // it follows; the ledger has to be told
+	// Spool: the directory's own log is given up, what was unique is kept aside,
+	// and the received log is the group's: this node speaks for that one, and
+	// acknowledges by it while the directory is brought back.
+	Spool bool `json:"spool"`
 }
 
 func (a *Agent) comebackPath() string { return filepath.Join(a.cfg.StateDir, "comeback.json") }
@@ -46,6 +50,7 @@ func (a *Agent) loadComeback() *comeback {
 		a.log.Warn("read how this node was coming back", "error", err)
 	}
 	a.coming = c
+	a.spoolOnly.Store(c.Spool)
 	return c
 }
 
@@ -54,8 +59,12 @@ func (a *Agent) saveComeback(c *comeback) error {
 	if err != nil {
 		return err
 	}
+	if err := writeDurably(a.comebackPath(), append(b, '\n')); err != nil {
+		return err
+	}
 	a.coming = c
-	return writeDurably(a.comebackPath(), append(b, '\n'))
+	a.spoolOnly.Store(c.Spool)
+	return nil
 }
 
 // diverged tells whether a standby's directory holds pages from beyond the
@@ -100,7 +109,7 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 		if cb.Done {
 			cb.Closing = nil
 		}
-		cb = comeback{Epoch: st.Primary.Epoch, Closing: cb.Closing}
+		cb = comeback{Epoch: st.Primary.Epoch, Closing: cb.Closing, Spool: cb.Spool}
 	}
 	r, err := a.remains(c)
 	if err != nil {
@@ -112,8 +121,12 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 		return a.cfg.Plane.Renew("the log that " + a.cfg.Name + " wrote as the primary is gone")
 	}
 	r.Floor = cb.Floor
+	if cb.Spool && r.Floor == "" {
+		r.Floor = role.MethodRewind // its own log is no longer what it speaks for
+	}
 	method, why := role.ChooseMethod(r, st.Lineage)
-	if method != role.MethodFollow && st.Primary.Phase != facts.PhaseOpened {
+	opened := st.Primary.Phase == facts.PhaseOpened
+	if method != role.MethodFollow && !opened && !cb.Spool && time.Since(st.Primary.Since) < openAlone {
 		return fmt.Errorf("%s comes back by %s once %s is open", a.cfg.Name, method, st.Primary.Node)
 	}
 	cb.Method, cb.Why = method, why
@@ -123,6 +136,14 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 		return err
 	}
 	a.complain("tail", "")
+	if method != role.MethodFollow {
+		if err := a.giveUpLog(ctx, &cb, st, c, r); err != nil {
+			return err
+		}
+	}
+	if method != role.MethodFollow && !opened {
+		return fmt.Errorf("%s takes the log, and comes back by %s once %s is open", a.cfg.Name, method, st.Primary.Node)
+	}
 	cb.Attempts++
 	if err := a.saveComeback(&cb); err != nil {
 		return err
@@ -138,6 +159,30 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 		a.escalate(&cb, err)
 	}
 	return fmt.Errorf("come back by %s: %w", method, err)
+}
+
+// openAlone is how long a new primary is left to open without a former one
+// whose directory has to be overwritten. After it the opening seems to need this
+// node's acknowledgements.
+const openAlone = 3 * time.Second
+
+// giveUpLog makes the received log, up to where the histories part, what this
+// node speaks for and goes on with. Until that is durable it speaks for the log
+// in its directory; from then on it cannot be elected before it has come back.
+func (a *Agent) giveUpLog(ctx context.Context, cb *comeback, st facts.State, c pgctl.Control, r role.Remains) error {
+	if err := a.markSeeded(ctx, false); err != nil {
+		return err
+	}
+	if cb.Spool || r.Recovery || r.NoLog || r.Half {
+		return nil
+	}
+	a.step("give-up-log")
+	fork := min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))
+	if err := a.cfg.Plane.Rebase(c, st.Lineage, fork, fork); err != nil {
+		return fmt.Errorf("take the group's log up to %s from pg_wal: %w", fork, err)
+	}
+	cb.Spool = true
+	return a.saveComeback(cb)
 }
 
 // rewindAgain goes on with a rewind that was interrupted. It reports whether
@@ -273,22 +318,10 @@ func (a *Agent) rewind(ctx context.Context, st facts.State, r role.Remains) erro
 	if err != nil {
 		return err
 	}
-	from, ok, err := s.BackupLabelStart()
-	if err != nil {
-		return err
-	}
-	if !ok {
-		from = c.Redo
-	}
-	// What pg_wal holds of the group's log, which is at least up to the fork.
-	upto := min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))
-	if !r.Recovery { // a standby's received log is where it was, and was vouched for
-		if err := plane.Rebase(c, st.Lineage, from, upto); err != nil {
-			return fmt.Errorf("take the log from pg_wal: %w", err)
-		}
-	}
-	// Beyond that pg_wal holds what the source had written, committed or not.
-	if err := plane.DropWAL(c.SegSize, upto); err != nil {
+	// Beyond the fork pg_wal holds what the source had written, committed or not.
+	// Before it, it holds what a start needs, from the last common checkpoint on;
+	// the rest comes from the received log.
+	if err := plane.DropWAL(c.SegSize, min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))); err != nil {
 		return fmt.Errorf("drop the source's newest log: %w", err)
 	}
 	if err := a.unmark(); err != nil {
@@ -316,6 +349,7 @@ func (a *Agent) cameBack(ctx context.Context) {
 		a.log.Warn("record the return", "error", err)
 	}
 	a.coming = &comeback{}
+	a.spoolOnly.Store(false)
 	if err := os.Remove(a.comebackPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.log.Warn("forget how this node came back", "error", err)
 	}

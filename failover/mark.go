@@ -30,7 +30,7 @@ func (a *Agent) wasPrimary() bool { return a.marked.Load() }
 // Returning says why this node takes no stream: its own log may have left the
 // group's history. Empty when it does take one.
 func (a *Agent) Returning() string {
-	if a.cfg.Witness {
+	if a.cfg.Witness || a.spoolOnly.Load() {
 		return ""
 	}
 	state, err := a.cfg.Server.State()

@@ -190,6 +190,15 @@ func (a *Agent) checkBase(ctx context.Context) error {
 	return nil
 }
 
+// leaseOf is how long a server that is promoted may run without a renewal: a
+// standby has no lease, but it may become a primary under the same guard.
+func (a *Agent) leaseOf() time.Duration {
+	if d := a.cfg.Ledger.State().Policy.IsolationTimeout; d > 0 {
+		return d
+	}
+	return facts.DefaultPolicy().IsolationTimeout
+}
+
 func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 	s := a.cfg.Server
 	if _, err := s.ForeignPostmaster(); err != nil {
@@ -209,7 +218,7 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 	if err := s.Configure(ctx, mode); err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
 	}
-	return a.launch(ctx, mode, guard.Tag{Role: tagStandby, Store: a.cfg.Store}, time.Minute)
+	return a.launch(ctx, mode, guard.Tag{Role: tagStandby, Store: a.cfg.Store}, a.leaseOf())
 }
 
 // watchStandby stays until the server has ended, or must: a directory that was

@@ -145,6 +145,22 @@ func (r *Receiver) Fence(e pos.Epoch) (pos.Lineage, pos.Pos, error) {
 	return r.cfg.Spool.Lineage(), at, nil
 }
 
+// Cut ends the running stream, so that the primary asks again where the log
+// ends. When it returns, that stream appends and acknowledges nothing any more.
+func (r *Receiver) Cut() {
+	r.mu.Lock()
+	cur := r.cur
+	if cur != nil {
+		cur.cancel()
+		cur.conn.Close()
+		r.cur = nil
+	}
+	r.mu.Unlock()
+	if cur != nil {
+		<-cur.done
+	}
+}
+
 // Handle serves one connection that a primary opened.
 func (r *Receiver) Handle(ctx context.Context, c net.Conn) error {
 	defer c.Close()

@@ -123,7 +123,11 @@ func PlanSwitchover(o Observation, to string) Request {
 		return refused("PostgreSQL of %s is %s; a switchover needs a running standby; wait until it runs", m.Name, cand.Server.State)
 	}
 	limit := uint64(o.State.Policy.SwitchoverMaxLagBytes)
-	if lag := rep.Received.Sub(min(l.Acked, l.Applied)); lag > limit {
+	applied := max(l.Applied, cand.Applied)
+	if applied == 0 {
+		return refused("%s has just begun to stream and has not said how far it has applied; wait a moment", m.Name)
+	}
+	if lag := rep.Received.Sub(min(l.Acked, applied)); lag > limit {
 		return refused("%s is %d MiB behind, more than switchover_max_lag (%d MiB); wait until it has caught up", m.Name, lag>>20, limit>>20)
 	}
 	return Request{

@@ -106,7 +106,9 @@ func ToStandby(v View) Step {
 	case ServerPrimary:
 		return Stop
 	case ServerStandby:
-		if v.Diverged && v.State.Primary.Phase == facts.PhaseOpened {
+		// One that was elected here, and left behind by its daemon, comes back
+		// like a former primary: it may have replayed what nobody else has.
+		if v.Marked || v.Diverged && v.State.Primary.Phase == facts.PhaseOpened {
 			return Stop
 		}
 		return Watch

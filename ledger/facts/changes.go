@@ -290,8 +290,12 @@ func (t *tx) prove(end pos.LSN) *Proof {
 // Sentence says what a proof proves.
 func (p Proof) Sentence() string {
 	switch {
+	case !p.Lost.Empty() && !p.MayLost.Empty():
+		return fmt.Sprintf("Acknowledged commits were lost: everything from %s to %s; those up to %s may be lost too.", p.Lost.From, p.Lost.To, p.MayLost.To)
 	case !p.Lost.Empty():
 		return fmt.Sprintf("Acknowledged commits were lost: everything from %s to %s.", p.Lost.From, p.Lost.To)
+	case !p.MayLost.Empty() && p.Closed != nil:
+		return fmt.Sprintf("Commits from %s to %s may be lost: only the old primary had them, and it had not written down whether they were acknowledged.", p.MayLost.From, p.MayLost.To)
 	case !p.MayLost.Empty():
 		return fmt.Sprintf("Commits from %s to %s may be lost: another node has log up to there that the new primary does not.", p.MayLost.From, p.MayLost.To)
 	case p.Async && p.Provisional:
@@ -353,18 +357,23 @@ func (p Proof) close(c Closing, node string, at time.Time) *Proof {
 	if acked > p.Elected {
 		p.Lost = pos.Range{From: p.Promoted, To: max(acked, p.Lost.To)}
 	}
+	// Where no majority was asked, nobody vouches that what it had not yet
+	// written down as committed was not.
+	if known := max(acked, p.Promoted); !p.Majority && c.LogEnd > max(known, p.Elected) {
+		p.MayLost = pos.Range{From: known, To: c.LogEnd}
+	}
 	return &p
 }
 
-// LostTransactions are the transactions that are known to be lost, of those a
+// LostTransactions are the transactions that are, or may be, lost, of those a
 // returned primary listed.
 func (p Proof) LostTransactions() []LostTransaction {
-	if p.Closed == nil || p.Lost.Empty() {
+	if p.Closed == nil {
 		return nil
 	}
 	var out []LostTransaction
 	for _, x := range p.Closed.Transactions {
-		if x.End > p.Lost.From && x.End <= p.Lost.To {
+		if x.End > p.Lost.From && x.End <= p.Lost.To || x.End > p.MayLost.From && x.End <= p.MayLost.To {
 			out = append(out, x)
 		}
 	}

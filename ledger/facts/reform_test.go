@@ -60,7 +60,7 @@ func TestApply_Reform(t *testing.T) {
 		t.Errorf("%+v %+v", ch, ch.Proof)
 	}
 	// Who was left out comes back as somebody new.
-	l.must(addMember(l, "main", "A2", facts.KindData), returned(s.Primary.Epoch, "A2", &facts.Closing{LogEnd: 400, Committed: 300}))
+	l.must(addMember(l, "main", "A2", facts.KindData), returned(s.Primary.Epoch, "A2", &facts.Closing{LogEnd: 300, Committed: 300}))
 	ch, _ = l.s.ChangeOf(s.Primary.Epoch)
 	if ch.Proof.Provisional || !strings.Contains(ch.Proof.Sentence(), "Nothing acknowledged was lost") {
 		t.Errorf("%s", ch.Proof.Sentence())

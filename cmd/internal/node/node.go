@@ -55,7 +55,8 @@ type Node struct {
 	plane    *plane
 	agent    *failover.Agent
 	control  *control
-	named    *identity     // the ledger's name
+	named    *identity // the ledger's name
+	began    time.Time
 	tunnels  chan struct{} // a slot per connection of a returning node's pg_rewind
 
 	mu  sync.Mutex
@@ -82,7 +83,7 @@ type Options struct {
 // changed on disk when it fails over the node file, the certificate, the
 // binaries or a port.
 func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
-	n := &Node{tunnels: make(chan struct{}, 4), cfg: cfg, version: o.Version, binary: o.Binary, log: o.Log.With("node", cfg.Name), boot: newBoot()}
+	n := &Node{tunnels: make(chan struct{}, 4), cfg: cfg, version: o.Version, binary: o.Binary, log: o.Log.With("node", cfg.Name), boot: newBoot(), began: time.Now()}
 	var err error
 	if n.creds, err = link.LoadIdentity(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA); err != nil {
 		return nil, err
@@ -539,7 +540,7 @@ func (n *Node) watchLedgers(ctx context.Context) {
 
 // housekeep prunes the spool to the floor that the primary publishes.
 func (n *Node) housekeep(ctx context.Context) {
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
@@ -573,7 +574,8 @@ func (n *Node) ledgerEvents() func(facts.State, []facts.Event) {
 	path := filepath.Join(n.cfg.StateDir, "events.seen")
 	b, _ := os.ReadFile(path)
 	seen, _ := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
-	return func(_ facts.State, events []facts.Event) {
+	return func(st facts.State, events []facts.Event) {
+		n.keepKnown(st)
 		before := seen
 		for _, e := range events {
 			if e.Version <= before {

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"understudy/cmd/internal/admin"
 	"understudy/cmd/internal/doc"
+	"understudy/configs"
 	"understudy/failover/decide"
 	"understudy/failover/role"
 	"understudy/ledger"
@@ -25,9 +28,49 @@ func (n *Node) observe(ctx context.Context) decide.Observation {
 	defer cancel()
 	st, err := n.ledger.Read(ctx)
 	if err != nil {
-		st = n.ledger.State()
+		st = n.known()
 	}
 	return decide.Observation{Now: time.Now(), SelfStore: n.spool.Store(), State: st, Reports: n.reports()}
+}
+
+// known is the newest state that this node has, also when it was started alone:
+// Raft reads nothing back before a leader says what was committed.
+func (n *Node) known() facts.State {
+	if st := n.ledger.State(); st.Founded() {
+		return st
+	}
+	b, err := os.ReadFile(knownFile(n.cfg))
+	if err != nil {
+		return facts.State{}
+	}
+	st, err := facts.Decode(b)
+	if err != nil || st.Group.ID != n.creds.Identity().Group {
+		n.log.Warn("read the last known state", "error", err)
+		return facts.State{}
+	}
+	if own := n.named.get(); own.ID != "" && own.ID != st.Group.LedgerID {
+		return facts.State{} // of a ledger that this node gave up
+	}
+	return st
+}
+
+func knownFile(cfg *configs.Node) string { return filepath.Join(cfg.StateDir, "known.json") }
+
+// keepKnown writes the newest state down for known.
+func (n *Node) keepKnown(st facts.State) {
+	if !st.Founded() {
+		return
+	}
+	b, err := facts.Encode(st)
+	if err == nil {
+		tmp := knownFile(n.cfg) + ".tmp"
+		if err = os.WriteFile(tmp, b, 0o600); err == nil {
+			err = os.Rename(tmp, knownFile(n.cfg))
+		}
+	}
+	if err != nil {
+		n.log.Warn("write the known state down", "error", err)
+	}
 }
 
 func refusedAction(text string) error {

@@ -115,6 +115,9 @@ func (c *raftConn) greet() error {
 type ledgerName struct {
 	ID         string `json:"id"`
 	Generation uint32 `json:"generation"`
+	// Joined: this node's ledger is that one, or part of it. A node that gave
+	// way to a newer one knows its name before.
+	Joined bool `json:"joined"`
 }
 
 // identity remembers the name of this node's ledger beside it, since the state
@@ -176,7 +179,7 @@ func writeName(path string, n ledgerName) error {
 
 // nameOf is the ledger of a state; zero for a node that belongs to none.
 func nameOf(st facts.State) ledgerName {
-	return ledgerName{ID: st.Group.LedgerID, Generation: st.Primary.Epoch.Gen}
+	return ledgerName{ID: st.Group.LedgerID, Generation: st.Primary.Epoch.Gen, Joined: true}
 }
 
 // ledgerID is the id of this node's ledger, "" while it knows of none.

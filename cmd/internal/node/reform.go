@@ -37,7 +37,7 @@ const reformedMark = "reformed"
 
 // beginReform writes the order down and ends this life.
 func (n *Node) beginReform(statement string) error {
-	r := reformation{State: n.ledger.State(), LedgerID: randomID(), Statement: statement, At: time.Now().UTC()}
+	r := reformation{State: n.known(), LedgerID: randomID(), Statement: statement, At: time.Now().UTC()}
 	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode the order: %w", err)
@@ -109,7 +109,7 @@ func clearForReform(cfg *configs.Node) error {
 			return err
 		}
 	}
-	name := ledgerName{ID: r.LedgerID, Generation: r.State.NextGeneration().Gen}
+	name := ledgerName{ID: r.LedgerID, Generation: r.State.NextGeneration().Gen, Joined: true}
 	if err := writeName(filepath.Join(fresh, filepath.Base(identityPath(cfg))), name); err != nil {
 		return err
 	}
@@ -152,6 +152,10 @@ func (n *Node) finishReform() error {
 // rivalText is what two halves say that were both made primary by force.
 const rivalText = "%s and %s were each made primary by force, in groups of their own; stop the daemon of the one whose writes are given up, empty its state_dir and its postgresql.data_dir, and start it again"
 
+// readBack is how long a ledger of one node, or of some, takes to elect a leader
+// and to read its state back after a start.
+const readBack = 5 * time.Second
+
 // yield gives this node's ledger up when a peer of the same group has a newer
 // one: the group was formed anew without this node, which joins as a new one.
 func (n *Node) yield() {
@@ -167,11 +171,17 @@ func (n *Node) yield() {
 			continue
 		}
 		newer := ledgerName{ID: r.Ledger, Generation: r.Generation}
-		if st := n.ledger.State(); st.Founded() {
-			n.giveWay(st, newer, r.Node)
-		} else if err := n.named.set(newer); err != nil { // it has not joined the one that it gave way to
-			n.log.Warn("remember which ledger this node joins", "error", err)
+		if !own.Joined { // nothing of the one it was to join is here
+			if err := n.named.set(newer); err != nil {
+				n.log.Warn("remember which ledger this node joins", "error", err)
+			}
+			return
 		}
+		st := n.ledger.State()
+		if !st.Founded() && time.Since(n.began) < readBack {
+			return // a moment more, and it is known what this node was in it
+		}
+		n.giveWay(st, newer, r.Node)
 		return
 	}
 }

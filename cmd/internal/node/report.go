@@ -224,7 +224,7 @@ func (n *Node) walServer() walserver.Config {
 func (n *Node) walState() (walserver.State, <-chan struct{}) {
 	limit, held, changed := n.receiver.Serve()
 	m := n.spool.Meta()
-	s := walserver.State{SystemID: m.SystemID, Lineage: streamed(m.Lineage), ServerVersion: n.server.Version, SegSize: m.SegSize, Limit: limit, Held: held}
+	s := walserver.State{SystemID: m.SystemID, Lineage: n.followed(), ServerVersion: n.server.Version, SegSize: m.SegSize, Limit: limit, Held: held}
 	if m.Base == 0 {
 		s.Refuse = "no log has been received yet"
 	}

@@ -99,7 +99,7 @@ func renewAs(cfg *configs.Node, group string, r renewal, log *slog.Logger) (*spo
 	if err != nil {
 		return nil, err
 	}
-	if r.Joins.ID != "" {
+	if r.Joins.Joined = false; r.Joins.ID != "" {
 		err = writeName(identityPath(cfg), r.Joins)
 	}
 	if err == nil {

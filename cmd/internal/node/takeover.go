@@ -236,6 +236,7 @@ func (s piece) ReadWAL(p []byte, at pos.LSN) (int, error) {
 // received log. What the spool held was of an earlier life as a standby, or is
 // in pg_wal as well.
 func (p *plane) Rebase(c pgctl.Control, l pos.Lineage, from, upto pos.LSN) error {
+	p.n.receiver.Cut() // it would go on where the log ended before
 	sp := p.n.spool
 	base := from.SegStart(c.SegSize)
 	l = along(l, c.Timeline)
@@ -354,6 +355,17 @@ func (p *plane) Rewind(ctx context.Context, l pos.Lineage) error {
 	cancel()
 	<-done
 	return err
+}
+
+// Renew gives this node's store up.
+func (p *plane) Renew(why string) error {
+	n := p.n
+	if err := n.renew(renewal{Why: why, Joins: n.named.get()}); err != nil {
+		return err
+	}
+	n.notify("store-given-up", facts.SeverityError, why+"; this node begins anew", p.Promised())
+	n.later(errRenewKeep)
+	return errors.New(why)
 }
 
 // DropWAL removes the segments of pg_wal from the one with from on. They come
@@ -507,10 +519,25 @@ func streamed(l pos.Lineage) pos.Lineage {
 	return out
 }
 
+// followed is the history that the local standby may follow now: without what
+// this node was itself elected to begin. A standby that is being promoted and
+// still finds the history of its own new timeline would take the next id.
+func (n *Node) followed() pos.Lineage {
+	// The mark holds also while this daemon's ledger is behind. An id that only
+	// the cut would make the newest was never written on, and stays hidden.
+	l := n.agent.Followed(streamed(n.spool.Lineage()))
+	if p := n.ledger.State().Primary; p.Store == n.spool.Store() {
+		for len(l) > 0 && !l.Last().Epoch.Less(p.Epoch) {
+			l = l[:len(l)-1]
+		}
+	}
+	return l
+}
+
 // history is the content of a timeline's history file: of those that the
 // received log is of, and an empty one for ids that were used up.
 func (n *Node) history(t pos.Timeline) ([]byte, bool) {
-	l := streamed(n.spool.Lineage())
+	l := n.followed()
 	if len(l) == 0 || t > l.Last().Timeline {
 		return nil, false
 	}
