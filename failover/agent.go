@@ -422,7 +422,7 @@ func (a *Agent) OwnEnd(ctx context.Context) (pos.LSN, error) {
 	if err != nil || past != role.PastPrimary {
 		return 0, err
 	}
-	own, err := a.cfg.Plane.OwnLog(c, a.cfg.Plane.Lineage())
+	own, err := a.cfg.Plane.OwnLog(c, a.ownLineage(a.cfg.Plane.Lineage()))
 	return own.RecordEnd, err
 }
 

@@ -262,7 +262,7 @@ func (a *Agent) keepTail(ctx context.Context, cb *comeback, st facts.State, c pg
 		return nil
 	}
 	fork := role.ForkOf(r.Lineage, st.Lineage)
-	cb.Closing = &facts.Closing{LogEnd: r.LogEnd, Committed: a.cfg.Plane.Heard()}
+	cb.Closing = &facts.Closing{LogEnd: r.LogEnd, Committed: a.cfg.Plane.Heard(), Exact: a.cfg.Plane.HeardAll()}
 	if r.LogEnd <= fork {
 		return nil
 	}

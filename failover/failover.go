@@ -104,6 +104,8 @@ type Plane interface {
 	Lineage() pos.Lineage
 	// Heard is the highest committed LSN that this node has heard of.
 	Heard() pos.LSN
+	// HeardAll tells whether nothing beyond Heard was acknowledged by this node.
+	HeardAll() bool
 	// Copy appends another node's log up to upto, durably; l is the history up
 	// to there. progress is called now and then.
 	Copy(ctx context.Context, donor facts.Member, l pos.Lineage, upto pos.LSN, progress func()) error

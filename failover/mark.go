@@ -55,9 +55,24 @@ func (a *Agent) readMark() primaryMark {
 	return m
 }
 
+// endSpoolOnly ends, durably, that this node speaks for its received log
+// although its directory had one of its own.
+func (a *Agent) endSpoolOnly() error {
+	if !a.spoolOnly.Load() {
+		return nil
+	}
+	cb := *a.loadComeback()
+	cb.Spool = false
+	return a.saveComeback(&cb)
+}
+
 // mark makes it durable that the directory is about to hold what only this
 // node may hold.
 func (a *Agent) mark(m primaryMark) error {
+	// From now on this node speaks for the directory's log again.
+	if err := a.endSpoolOnly(); err != nil {
+		return err
+	}
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -94,8 +109,7 @@ func (a *Agent) unmark() error {
 		return err
 	}
 	a.marked.Store(false)
-	a.markedFor.Store(nil)
-	return nil
+	return a.endSpoolOnly()
 }
 
 func writeDurably(path string, b []byte) error {

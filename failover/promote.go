@@ -184,6 +184,9 @@ func (a *Agent) prepareAgain(ctx context.Context, g *guard.Client, st facts.Stat
 	if a.readMark().Epoch != e {
 		return fmt.Errorf("the directory was not elected for epoch %s", e)
 	}
+	if err := a.mark(primaryMark{Epoch: e, Timeline: p.Timeline, Start: p.Start, Lineage: st.Lineage}); err != nil {
+		return err
+	}
 	f, err := s.Facts(ctx)
 	if err != nil || !f.InRecovery {
 		return err

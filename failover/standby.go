@@ -123,8 +123,11 @@ func (a *Agent) ensureBase(ctx context.Context) error {
 	}
 	if state == pgctl.Rewinding {
 		done, err := a.rewindAgain(ctx)
-		if err != nil || done {
+		if err != nil {
 			return err
+		}
+		if done {
+			return a.markSeeded(ctx, true)
 		}
 	}
 	a.setRole(decide.RoleSeeding)

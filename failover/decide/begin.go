@@ -34,8 +34,8 @@ func held(p facts.Primaryship) bool {
 // primary fell silent on the way.
 func beginOrdered(o Observation) ([]Action, string) {
 	p, ord := o.State.Primary, o.State.Order
-	if ord == nil || ord.Attempts > 0 || ord.Epoch != p.Epoch || !held(p) {
-		return nil, ""
+	if ord == nil || ord.Attempts > 0 || ord.Epoch != p.Epoch || !held(p) || p.Store == ord.To {
+		return nil, "" // given while the epoch was fenced, it may have been followed already
 	}
 	rep, stopped := ended(o)
 	_, alive := o.fresh(p.Store)

@@ -3,6 +3,7 @@ package decide
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"understudy/ledger/facts"
@@ -79,8 +80,14 @@ func elect(o Observation) choice {
 		}
 	}
 	e.out.wait = "no node with a database holds, or can copy, " + p.Fence[e.top].Pos.String()
-	if n := len(e.out.rejected); n > 0 {
-		e.out.wait = e.out.rejected[n-1].What + " " + e.out.rejected[n-1].Why
+	var all []string
+	for _, r := range e.out.rejected {
+		if m, ok := o.State.MemberByName(r.What); !ok || m.Kind == facts.KindData {
+			all = append(all, r.What+" "+r.Why)
+		}
+	}
+	if len(all) > 0 {
+		e.out.wait = strings.Join(all, "; ")
 	}
 	return e.out
 }

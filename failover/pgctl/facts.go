@@ -102,6 +102,12 @@ func (s *Server) EnsureSlot(ctx context.Context, name string) error {
 	if err := slotName(name); err != nil {
 		return err
 	}
+	// A crash on the way to a slot leaves one that holds nothing, for ever.
+	err := s.exec(ctx, "drop slot "+name+", which holds no log", `select pg_drop_replication_slot(slot_name) from pg_replication_slots
+where slot_name = $1 and restart_lsn is null and not active`, name)
+	if err != nil {
+		return err
+	}
 	return s.exec(ctx, "make slot "+name, `select pg_create_physical_replication_slot($1, true)
 where not exists (select from pg_replication_slots where slot_name = $1::name)`, name)
 }

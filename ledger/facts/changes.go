@@ -79,6 +79,8 @@ type Closing struct {
 	LogEnd    pos.LSN   `json:"log_end"`   // end of its log on the old history
 	Committed pos.LSN   `json:"committed"` // the highest it had recorded as committed
 	At        time.Time `json:"at"`
+	// Exact: nothing beyond Committed was acknowledged.
+	Exact bool `json:"exact,omitempty"`
 	// Tail is where what it had beyond the fork is kept on that node.
 	Tail string `json:"tail,omitempty"`
 	// Transactions are those of the tail that committed there, at most
@@ -359,7 +361,7 @@ func (p Proof) close(c Closing, node string, at time.Time) *Proof {
 	}
 	// Where no majority was asked, nobody vouches that what it had not yet
 	// written down as committed was not.
-	if known := max(acked, p.Promoted); !p.Majority && c.LogEnd > max(known, p.Elected) {
+	if known := max(acked, p.Promoted); !p.Majority && !c.Exact && c.LogEnd > max(known, p.Elected) {
 		p.MayLost = pos.Range{From: known, To: c.LogEnd}
 	}
 	return &p

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"understudy/configs"
+	"understudy/failover/decide"
 	"understudy/ledger"
 	"understudy/ledger/facts"
 	"understudy/shipper/spool"
@@ -181,7 +183,7 @@ func (n *Node) yield() {
 		if !st.Founded() && time.Since(n.began) < readBack {
 			return // a moment more, and it is known what this node was in it
 		}
-		n.giveWay(st, newer, r.Node)
+		n.giveWay(st, newer, r)
 		return
 	}
 }
@@ -194,23 +196,38 @@ func (n *Node) setRival(text string) {
 
 // giveWay stops this node's server, first of all, and begins anew as a node of
 // a newer ledger.
-func (n *Node) giveWay(st facts.State, newer ledgerName, peer string) {
-	why := fmt.Sprintf("%s belongs to a newer ledger of this group, formed anew by an operator", peer)
+func (n *Node) giveWay(st facts.State, newer ledgerName, peer decide.Report) {
+	why := fmt.Sprintf("%s belongs to a newer ledger of this group, formed anew by an operator", peer.Node)
 	n.Stop(errGaveWay) // nothing starts any more
 	n.agent.StopNow()
 	n.notify("superseded", facts.SeverityError, why+"; the server of "+n.cfg.Name+" is stopped, and it joins as a new node", st.Primary.Epoch)
-	if v := st.Voters.Stores; len(v) == 1 && v[0] == n.spool.Store() && st.Primary.Previous == v[0] {
-		// It needed nobody else: whatever its log holds may have been acknowledged.
-		if end, err := n.agent.OwnEnd(context.Background()); err != nil {
-			n.log.Warn("look how far this node wrote alone", "error", err)
-		} else {
-			n.plane.noteHeard(end)
-			n.plane.keepHeard(true)
-		}
+	if err := n.boundAcked(st, peer.Store); err != nil {
+		n.log.Warn("note how far this node has acknowledged commits", "error", err)
 	}
 	if err := n.renew(renewal{Why: why, Joins: newer}); err != nil {
 		n.log.Error("give the old store up", "error", err)
 	}
+}
+
+// boundAcked notes what this node, if it was the primary, has acknowledged at
+// most, where the old ledger's voters tell: everything that it wrote when it
+// went on alone, and nothing that the survivor lacks when it needed that one.
+func (n *Node) boundAcked(st facts.State, survivor string) error {
+	self, v := n.spool.Store(), st.Voters.Stores
+	if st.Primary.Previous != self || !slices.Contains(v, self) {
+		return nil
+	}
+	switch {
+	case len(v) == 1:
+		end, err := n.agent.OwnEnd(context.Background())
+		if err != nil {
+			return err
+		}
+		return n.plane.heardAll(end)
+	case len(v) == 2 && slices.Contains(v, survivor):
+		return n.plane.heardAll(n.plane.Heard())
+	}
+	return nil
 }
 
 // renewal asks the next start for a new store.

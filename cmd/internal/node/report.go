@@ -100,7 +100,7 @@ func (n *Node) httpAddr() string {
 
 // Status is what this node knows of the group.
 func (n *Node) Status(context.Context) (view.Status, error) {
-	st := n.ledger.State()
+	st := n.known()
 	leader := ""
 	store, _, _ := n.ledger.Leader()
 	if m, ok := st.Members[store]; ok {

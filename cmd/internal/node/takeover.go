@@ -562,6 +562,7 @@ func (n *Node) history(t pos.Timeline) ([]byte, bool) {
 type heard struct {
 	LSN pos.LSN   `json:"lsn"`
 	At  time.Time `json:"at"`
+	All bool      `json:"all,omitempty"` // nothing beyond was acknowledged here
 }
 
 func (p *plane) heardPath() string { return filepath.Join(p.n.cfg.StateDir, "committed.json") }
@@ -600,6 +601,26 @@ func (p *plane) noteHeard(l pos.LSN) {
 	p.heard = heard{LSN: l, At: time.Now()}
 }
 
+// heardAll notes, durably, that this node acknowledged nothing beyond l.
+func (p *plane) heardAll(l pos.LSN) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heard = heard{LSN: l, At: time.Now(), All: true}
+	b, err := json.Marshal(p.heard)
+	if err != nil {
+		return err
+	}
+	return writeWhole(p.heardPath(), b)
+}
+
+// HeardAll tells whether nothing beyond Heard was acknowledged by this node.
+func (p *plane) HeardAll() bool {
+	now := p.Heard()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.heard.All && p.heard.LSN == now
+}
+
 // keepHeard writes the committed position down, so that a loss can be measured
 // by it. It is a witness for people; no decision rests on it.
 func (p *plane) keepHeard(last bool) {
@@ -609,7 +630,7 @@ func (p *plane) keepHeard(last bool) {
 	if now == p.heard.LSN && !last {
 		return
 	}
-	p.heard = heard{LSN: now, At: time.Now()}
+	p.heard = heard{LSN: now, At: time.Now(), All: p.heard.All && p.heard.LSN == now}
 	b, err := json.Marshal(p.heard)
 	if err == nil {
 		tmp := p.heardPath() + ".tmp"
