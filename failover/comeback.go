@@ -32,6 +32,8 @@ type comeback struct {
 	// and the received log is the group's: this node speaks for that one, and
 	// acknowledges by it while the directory is brought back.
 	Spool bool `json:"spool"`
+	// Ordered by the operator: a tail that cannot be kept does not hold it up.
+	Ordered bool `json:"ordered,omitempty"`
 }
 
 func (a *Agent) comebackPath() string { return filepath.Join(a.cfg.StateDir, "comeback.json") }
@@ -109,7 +111,7 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 		if cb.Done {
 			cb.Closing = nil
 		}
-		cb = comeback{Epoch: st.Primary.Epoch, Closing: cb.Closing, Spool: cb.Spool}
+		cb = comeback{Epoch: st.Primary.Epoch, Closing: cb.Closing, Spool: cb.Spool, Ordered: cb.Ordered}
 	}
 	r, err := a.remains(c)
 	if err != nil {
@@ -268,6 +270,10 @@ func (a *Agent) keepTail(ctx context.Context, cb *comeback, st facts.State, c pg
 	}
 	a.step("keep-tail")
 	t, err := a.cfg.Plane.KeepTail(ctx, c, r.Lineage, fork, r.LogEnd)
+	if err != nil && ctx.Err() == nil && (cb.Ordered || errors.Is(err, ErrLogGone)) {
+		a.cfg.Notify("tail-lost", facts.SeverityError, fmt.Sprintf("the log that %s had from %s to %s could not be kept: %v", a.cfg.Name, fork, r.LogEnd, err), st.Primary.Epoch)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("keep the log that %s had beyond %s: %w", a.cfg.Name, fork, err)
 	}
@@ -383,11 +389,14 @@ func (a *Agent) nameTables(ctx context.Context, c *facts.Closing) {
 // Reseed starts the way back for a healthy or broken standby on the operator's
 // word, at the given method.
 func (a *Agent) Reseed(m role.Method, st facts.State) error {
-	if err := a.saveComeback(&comeback{Epoch: st.Primary.Epoch, Floor: m}); err != nil {
+	was := a.loadComeback()
+	if err := a.saveComeback(&comeback{Epoch: st.Primary.Epoch, Floor: m, Spool: was.Spool, Closing: was.Closing, Ordered: true}); err != nil {
 		return err
 	}
-	if err := a.mark(primaryMark{Epoch: st.Primary.Epoch, Lineage: a.cfg.Plane.Lineage()}); err != nil {
-		return err
+	if !a.wasPrimary() { // else the mark says more: the history of the directory's own log
+		if err := a.mark(primaryMark{Epoch: st.Primary.Epoch, Lineage: a.cfg.Plane.Lineage()}); err != nil {
+			return err
+		}
 	}
 	if g := a.running(); g != nil && g.Tag().Role == tagStandby {
 		a.stopServer(g, "fast", stopGrace)

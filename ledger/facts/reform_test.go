@@ -94,3 +94,17 @@ func TestApply_ReformCutsTheReport(t *testing.T) {
 		t.Errorf("%v", n.s.Lineage)
 	}
 }
+
+// Where no majority was asked, only the old primary knows what it acknowledged.
+func TestApply_ReformIsClosedByWhatIsKnown(t *testing.T) {
+	for exact, want := range map[bool]string{true: "Nothing acknowledged was lost", false: "may be lost"} {
+		l := &lab{t: t}
+		l.must(reform(trio(t).s, "B", 300))
+		e := l.s.Primary.Epoch
+		l.must(assign(l, "B"), starting(l, "B", 18, 300), opened(l, "B", 300))
+		l.must(addMember(l, "main", "A2", facts.KindData), returned(e, "A2", &facts.Closing{LogEnd: 400, Committed: 300, Exact: exact}))
+		if ch, _ := l.s.ChangeOf(e); !strings.Contains(ch.Proof.Sentence(), want) {
+			t.Errorf("exact %v: %s", exact, ch.Proof.Sentence())
+		}
+	}
+}

@@ -173,13 +173,19 @@ func (g *Group) Failover(t testing.TB, to *Node, args ...string) Change {
 	return on.changed(t, to, append([]string{"failover", "--to", to.Name}, args...)...)
 }
 
-func (n *Node) changed(t testing.TB, to *Node, args ...string) Change {
+// WaitPossible waits until an order would not be refused: what happened just
+// before is not known everywhere yet.
+func (n *Node) WaitPossible(t testing.TB, args ...string) {
 	t.Helper()
-	// What happened just before is not known everywhere yet.
 	Eventually(t, 30*time.Second, "understudy "+strings.Join(args, " ")+" being possible", func() bool {
-		_, code := n.Run(t, append(args, "--dry-run")...)
+		_, code := n.Run(t, append(slices.Clone(args), "--dry-run")...)
 		return code == 0
 	})
+}
+
+func (n *Node) changed(t testing.TB, to *Node, args ...string) Change {
+	t.Helper()
+	n.WaitPossible(t, args...)
 	o, code := n.order(t, args...)
 	if code != 0 || !o.Done || o.Change == nil || o.Change.To != to.Name {
 		t.Fatalf("understudy %s ended with %d: %s\n%v", strings.Join(args, " "), code, o.Sentence, o.Change)

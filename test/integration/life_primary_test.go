@@ -8,30 +8,33 @@ import (
 )
 
 // TestPrimary_DaemonRestarts: the daemon is not the database. A restart that
-// is announced or quick costs clients a pause, not their connections.
+// is announced or quick costs clients a pause, not their connections, and the
+// primary its role neither. One that takes long may cost the role, since the
+// group does not wait for a node that can take over.
 func TestPrimary_DaemonRestarts(t *testing.T) {
 	t.Parallel()
 	g := healthy(t)
 
 	for _, c := range []struct {
 		name string
-		end  func(testing.TB)
+		end  func(*cluster.Node, testing.TB)
 	}{
-		{"Announced", g.Main.Term},
-		{"KilledAndBackAtOnce", g.Main.Kill},
+		{"Announced", (*cluster.Node).Term},
+		{"KilledAndBackAtOnce", (*cluster.Node).Kill},
 	} {
 		run(t, c.name, func(t *testing.T) {
 			g.WaitHealthy(t)
-			before, pid := epoch(t, g), g.Main.PostgresPID()
+			p := g.Primary(t)
+			before, pid := epoch(t, g), p.PostgresPID()
 			w := g.Writers(t, 4)
 			w.WaitMore(t, 20, 10*time.Second)
 			failed, _ := w.Failures()
 			ended := time.Now()
-			c.end(t)
-			g.Main.Start(t)
+			c.end(p, t)
+			p.Start(t)
 			w.WaitMore(t, 100, 20*time.Second)
 			t.Logf("commits paused for %s", w.LongestGap(ended).Round(10*time.Millisecond))
-			if now := g.Main.PostgresPID(); now != pid {
+			if now := p.PostgresPID(); now != pid {
 				t.Errorf("postmaster %d, %d before the restart", now, pid)
 			}
 			if now, err := w.Failures(); now != failed {
@@ -49,14 +52,15 @@ func TestPrimary_DaemonRestarts(t *testing.T) {
 		// Longer than the lease of a daemon that is gone, within the grace of
 		// one that announced its restart.
 		g.WaitHealthy(t)
-		before, pid := epoch(t, g), g.Main.PostgresPID()
+		p := g.Primary(t)
+		before, pid := epoch(t, g), p.PostgresPID()
 		w := g.Writers(t, 2)
 		failed, _ := w.Failures()
-		g.Main.Term(t)
+		p.Term(t)
 		waits(t, w, 3*time.Second)
-		g.Main.Start(t)
+		p.Start(t)
 		w.WaitMore(t, 50, 20*time.Second)
-		if now := g.Main.PostgresPID(); now != pid {
+		if now := p.PostgresPID(); now != pid {
 			t.Errorf("postmaster %d, %d before the restart", now, pid)
 		}
 		if now, err := w.Failures(); now != failed {
@@ -71,42 +75,45 @@ func TestPrimary_DaemonRestarts(t *testing.T) {
 
 	run(t, "KilledAndLate", func(t *testing.T) {
 		g.WaitHealthy(t)
-		before := epoch(t, g)
+		before, p := epoch(t, g), g.Primary(t)
 		w := g.Writers(t, 4)
 		killed := time.Now()
-		g.Main.Kill(t)
-		gone(t, g.Main, 1500*time.Millisecond)
+		p.Kill(t)
+		gone(t, p, 1500*time.Millisecond)
 		for time.Since(killed) < 3*time.Second {
-			if g.Main.PortOpen() {
+			if p.PortOpen() {
 				t.Fatal("a lost primary answers again without its daemon")
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		g.Main.Start(t)
+		p.Start(t)
 		reopened(t, g, before)
 		w.WaitMore(t, 50, 20*time.Second)
 		w.CheckNoneLost(t)
 	})
 }
 
-// TestPrimary_Crashes: whatever kills the primary's server, the group opens it
-// again in a new epoch by itself, and nothing acknowledged is lost.
+// TestPrimary_Crashes: whatever kills the primary's server, the group opens one
+// again in a new epoch by itself, and nothing acknowledged is lost. It is the
+// same node's, unless that takes too long; then the other one's.
 func TestPrimary_Crashes(t *testing.T) {
 	t.Parallel()
 	g := healthy(t)
 
 	run(t, "Postmaster", func(t *testing.T) {
 		g.WaitHealthy(t)
-		before, standby := epoch(t, g), g.Backup.PostgresPID()
+		p, s := primaryAndStandby(t, g)
+		before, standby := epoch(t, g), s.PostgresPID()
 		w := g.Writers(t, 4)
 		w.WaitMore(t, 50, 10*time.Second)
 		killed := time.Now()
-		g.Main.KillPostgres(t)
+		p.KillPostgres(t)
 		reopened(t, g, before)
 		w.WaitMore(t, 50, 20*time.Second)
 		t.Logf("commits paused for %s", w.LongestGap(killed).Round(10*time.Millisecond))
-		if pid := g.Backup.PostgresPID(); pid != standby {
-			t.Errorf("the standby's postmaster is %d, %d before: a new epoch on the same timeline needs no restart of it", pid, standby)
+		// Neither a new epoch on the same timeline nor a promotion needs a restart.
+		if pid := s.PostgresPID(); pid != standby {
+			t.Errorf("the postmaster of %s, which was standby, is %d, %d before", s.Name, pid, standby)
 		}
 		w.CheckNoneLost(t)
 	})
@@ -118,7 +125,7 @@ func TestPrimary_Crashes(t *testing.T) {
 		before := epoch(t, g)
 		w := g.Writers(t, 4)
 		w.WaitMore(t, 20, 10*time.Second)
-		killBackend(t, g.Main)
+		killBackend(t, g.Primary(t))
 		reopened(t, g, before)
 		w.WaitMore(t, 50, 20*time.Second)
 		w.CheckNoneLost(t)
@@ -126,11 +133,11 @@ func TestPrimary_Crashes(t *testing.T) {
 
 	run(t, "Machine", func(t *testing.T) {
 		g.WaitHealthy(t)
-		before := epoch(t, g)
+		before, p := epoch(t, g), g.Primary(t)
 		w := g.Writers(t, 4)
 		w.WaitMore(t, 50, 10*time.Second)
-		g.Main.KillEverything(t)
-		g.Main.Start(t)
+		p.KillEverything(t)
+		p.Start(t)
 		reopened(t, g, before)
 		w.WaitMore(t, 50, 20*time.Second)
 		w.CheckNoneLost(t)
@@ -139,15 +146,15 @@ func TestPrimary_Crashes(t *testing.T) {
 	run(t, "Guard", func(t *testing.T) {
 		// Without its guard a server has no lease; it must not outlive it.
 		g.WaitHealthy(t)
-		before := epoch(t, g)
+		before, p := epoch(t, g), g.Primary(t)
 		w := g.Writers(t, 4)
 		w.WaitMore(t, 20, 10*time.Second)
-		pid, guard := g.Main.PostgresPID(), g.Main.GuardPID()
+		pid, guard := p.PostgresPID(), p.GuardPID()
 		if guard == 0 {
-			t.Fatal("PostgreSQL of main runs without a guard")
+			t.Fatalf("PostgreSQL of %s runs without a guard", p.Name)
 		}
 		cluster.Kill(t, guard)
-		cluster.Eventually(t, 2*time.Second, "the end of the unguarded postmaster", func() bool { return g.Main.PostgresPID() != pid })
+		cluster.Eventually(t, 2*time.Second, "the end of the unguarded postmaster", func() bool { return p.PostgresPID() != pid })
 		reopened(t, g, before)
 		w.WaitMore(t, 50, 20*time.Second)
 		w.CheckNoneLost(t)
@@ -162,7 +169,8 @@ func killBackend(t *testing.T, n *cluster.Node) {
 }
 
 // TestPrimary_Isolated: a primary that hears no majority is stopped by its
-// guard when its lease ends, and comes back with the majority.
+// guard when its lease ends. With the majority a primary comes back, this one or,
+// when it is late, the other.
 func TestPrimary_Isolated(t *testing.T) {
 	t.Parallel()
 	g := healthy(t)
@@ -184,17 +192,18 @@ func TestPrimary_Isolated(t *testing.T) {
 
 	run(t, "Briefly", func(t *testing.T) {
 		g.WaitHealthy(t)
-		before, pid := epoch(t, g), g.Main.PostgresPID()
+		p, s := primaryAndStandby(t, g)
+		before, pid := epoch(t, g), p.PostgresPID()
 		w := g.Writers(t, 4)
 		failed, _ := w.Failures()
-		g.Backup.Freeze(t)
+		s.Freeze(t)
 		g.Witness.Freeze(t)
 		waits(t, w, 300*time.Millisecond)
-		g.Backup.Thaw(t)
+		s.Thaw(t)
 		g.Witness.Thaw(t)
 		w.WaitMore(t, 50, 20*time.Second)
-		if e := epoch(t, g); e != before || g.Main.PostgresPID() != pid {
-			t.Errorf("epoch %s and postmaster %d after a short silence, %s and %d before", e, g.Main.PostgresPID(), before, pid)
+		if e := epoch(t, g); e != before || p.PostgresPID() != pid {
+			t.Errorf("epoch %s and postmaster %d after a short silence, %s and %d before", e, p.PostgresPID(), before, pid)
 		}
 		if now, err := w.Failures(); now != failed {
 			t.Errorf("%d commits failed over a short silence: %v", now-failed, err)
@@ -203,13 +212,13 @@ func TestPrimary_Isolated(t *testing.T) {
 	})
 
 	run(t, "FrozenItself", func(t *testing.T) {
-		// The daemon of main sleeps: the guard alone must end the server.
+		// The primary's daemon sleeps: the guard alone must end the server.
 		g.WaitHealthy(t)
-		before := epoch(t, g)
+		before, p := epoch(t, g), g.Primary(t)
 		w := g.Writers(t, 4)
-		g.Main.Freeze(t)
-		gone(t, g.Main, 3*time.Second)
-		g.Main.Thaw(t)
+		p.Freeze(t)
+		gone(t, p, 3*time.Second)
+		p.Thaw(t)
 		reopened(t, g, before)
 		w.WaitMore(t, 50, 20*time.Second)
 		w.CheckNoneLost(t)

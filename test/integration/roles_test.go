@@ -174,10 +174,14 @@ func offline(t *testing.T, g *cluster.Group) {
 		}
 		time.Sleep(25 * time.Millisecond)
 	}
-	g.WaitReturned(t, change.Epoch)
+	g.Witness.WaitChange(t, time.Minute, change.Epoch, "the old primary's return", func(c cluster.Change) bool { return c.Return != nil })
+	g.WaitStatus(t, 10*time.Second, "the word that clients are kept out", func(st cluster.Status) bool {
+		return st.Group.Primary == s.Name && strings.Contains(st.Group.Safe.Sentence, "understudy online")
+	})
 	g.Witness.MustRun(t, "online")
 	cluster.Eventually(t, 10*time.Second, "clients let in again", s.Answers)
 	s.Exec(t, "insert into left_in_time values (1)")
+	g.WaitHealthy(t)
 }
 
 // reseed brings the standby back by a method, while writers go on.

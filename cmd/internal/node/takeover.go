@@ -285,6 +285,9 @@ func (p *plane) KeepTail(ctx context.Context, c pgctl.Control, l pos.Lineage, fo
 		Source: src, From: fork, To: end, SegSize: c.SegSize, SystemID: c.SystemID, Major: p.n.server.Major,
 		Timeline: e.Timeline, Epoch: e.Epoch, Dir: filepath.Join(p.n.cfg.StateDir, "tails"),
 	})
+	if errors.Is(err, tail.ErrMissing) {
+		err = fmt.Errorf("%w: %w", failover.ErrLogGone, err)
+	}
 	if err != nil {
 		return failover.Tail{}, err
 	}
