@@ -91,12 +91,18 @@ func (a *Agent) untilExit(ctx context.Context, g *guard.Client, f func(context.C
 	return context.Cause(ctx)
 }
 
+// replayPatience is how long an elected standby may stand still in its replay
+// before another epoch has to choose again.
+const replayPatience = 10 * time.Second
+
 func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
 	c, err := a.cfg.Server.Connect(ctx, "postgres")
 	if err != nil {
 		return err
 	}
 	defer c.Close(context.WithoutCancel(ctx))
+	var before pos.LSN
+	moved := time.Now()
 	for {
 		var text string
 		if err := c.QueryRow(ctx, "select pg_last_wal_replay_lsn()::text").Scan(&text); err != nil {
@@ -111,6 +117,10 @@ func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
 			return nil
 		case at > end:
 			return fmt.Errorf("the standby has replayed %s, beyond the elected %s", at, end)
+		case at != before:
+			before, moved = at, time.Now()
+		case time.Since(moved) > replayPatience:
+			return fmt.Errorf("the standby stands at %s and does not replay up to %s", at, end)
 		}
 		select {
 		case <-ctx.Done():

@@ -45,7 +45,9 @@ func TestPairIncident(t *testing.T) {
 // find one vote only.
 func TestPairVote_RaftFirst(t *testing.T) {
 	l := pair(t)
-	l.must(begin(l), fenced(l, "A", 300), fenced(l, "B", 300), assignTo(l, "B"))
+	l.must(begin(l))
+	l.must(fenced(l, "A", 300), fenced(l, "B", 300))
+	l.must(assignTo(l, "B"))
 	l.carry(l.fires("pair-vote"))
 	l.o.SelfStore = "B"
 	p := l.fires("pair-vote")

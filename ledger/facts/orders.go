@@ -114,6 +114,12 @@ func (t *tx) setOrder(c *SetOrder) *refusal {
 		o.At = t.c.At
 	}
 	t.s.Order = &o
+	if ch, ok := t.s.ChangeOf(p.Epoch); ok && p.Phase == PhaseFencing {
+		// No other epoch begins for it: it is part of the one under way.
+		ch.Statement = o.Statement
+		t.putChange(ch)
+		t.phaseAt(p.Epoch, TimedStep{Name: StepOrdered, At: o.At})
+	}
 	t.event(string(o.Kind)+"-ordered", m.Store, SeverityWarning, "%s to %s ordered", o.Kind, m.Name)
 	return nil
 }

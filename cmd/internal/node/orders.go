@@ -97,7 +97,7 @@ func (n *Node) orderFailover(ctx context.Context, args map[string]string) (doc.O
 
 // order records what was planned, or only says what it would do.
 func (n *Node) order(ctx context.Context, o decide.Observation, req decide.Request, kind facts.ChangeKind, args map[string]string) (doc.OrderReply, error) {
-	rep := doc.OrderReply{Kind: string(kind), From: req.From, To: req.To, Steps: req.Steps, Statement: req.Statement, After: o.State.Primary.Epoch}
+	rep := doc.OrderReply{Kind: string(kind), From: req.From, To: req.To, Steps: req.Steps, Statement: req.Statement, After: before(o.State.Primary)}
 	if args["dry_run"] == "true" {
 		return rep, nil
 	}
@@ -126,6 +126,16 @@ func (n *Node) order(ctx context.Context, o decide.Observation, req decide.Reque
 	}
 	rep.ID, rep.Started = ord.ID, true
 	return rep, nil
+}
+
+// before is the newest epoch that is over for an order given now: one that is
+// still being fenced may be the one in which it is carried out.
+func before(p facts.Primaryship) pos.Epoch {
+	e := p.Epoch
+	if p.Phase == facts.PhaseFencing && e.Num > 0 {
+		e.Num--
+	}
+	return e
 }
 
 // propose turns the ledger's refusal into one of the command.

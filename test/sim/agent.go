@@ -1,0 +1,313 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"understudy/failover/decide"
+	"understudy/failover/role"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
+
+// The causes that end a role.
+var (
+	errSuperseded = errors.New("a newer epoch began")
+	errElected    = errors.New("this node was elected")
+)
+
+// duty is a role being lived.
+type duty struct {
+	as role.Assignment
+	p  *proc
+}
+
+// end leaves the role and waits until it is left.
+func (d *daemon) end(p *proc, u *duty, cause error) {
+	if u.p != nil {
+		u.p.cancel(cause)
+		for !u.p.done {
+			p.rest(2 * time.Millisecond)
+		}
+	}
+	*u = duty{}
+}
+
+// follow makes the node be what the ledger says, as the agent does.
+func (d *daemon) follow(p *proc) {
+	for { // nothing is done on a state that is still being replayed
+		st, err := d.read(p)
+		if err == nil {
+			for d.state().Version < st.Version {
+				p.rest(10 * time.Millisecond)
+			}
+			break
+		}
+		p.rest(20 * time.Millisecond)
+	}
+	var cur duty
+	for {
+		st := d.state()
+		if e, owed := role.Fence(st, d.n.sp.store, d.n.sp.fence); owed {
+			late := d.w.mut.on(OwnCopyAfterFence)
+			if cur.as.Kind == role.Primary && cur.as.Epoch.Less(e) && !late {
+				d.end(p, &cur, errSuperseded)
+			}
+			if err := d.fence(p, e, st); err != nil {
+				d.w.trace("%s: fence %s: %v", d.n.name, e, err)
+			}
+			if late && cur.as.Kind == role.Primary {
+				p.rest(300 * time.Millisecond)
+			}
+			st = d.state()
+		}
+		d.maybeCopy(st)
+		if want := role.Assigned(st, d.n.sp.store, d.n.marked != nil); want != cur.as {
+			cause := errSuperseded
+			if want.Kind == role.Primary && cur.as.Kind == role.Standby {
+				cause = errElected
+			}
+			d.end(p, &cur, cause)
+			d.w.trace("%s: role %s %s", d.n.name, want.Kind, want.Epoch)
+			cur = duty{as: want, p: d.spawn(func(p *proc) { d.inside(p, want) })}
+		}
+		p.rest(100 * time.Millisecond)
+	}
+}
+
+// inside is the role as a function.
+func (d *daemon) inside(p *proc, as role.Assignment) {
+	switch as.Kind {
+	case role.Primary:
+		d.role = decide.RolePrimary
+		if err := d.primary(p, as.Epoch); err != nil && p.cause == nil {
+			d.w.trace("%s: primary of %s ended: %v", d.n.name, as.Epoch, err)
+			if d.server.Ended.Less(as.Epoch) {
+				d.server.Ended = as.Epoch
+			}
+			d.server.State, d.server.Problem = decide.ServerStopped, err.Error()
+		}
+		d.role = decide.RoleNone
+	case role.Standby:
+		d.standby(p)
+	case role.Hold:
+		if s := d.n.pg; s != nil && (!s.primary || s.epoch.Less(d.state().Primary.Epoch)) {
+			d.stop(p, s)
+		}
+	}
+}
+
+// stop ends a server at once, in the time that signals take.
+func (d *daemon) stop(p *proc, s *server) {
+	p.rest(d.w.between(time.Millisecond, 20*time.Millisecond))
+	s.end()
+	d.server.State, d.server.Streaming = decide.ServerStopped, false
+}
+
+// fence promises e and reports what is durable here.
+func (d *daemon) fence(p *proc, e pos.Epoch, st facts.State) error {
+	n := d.n
+	if s := n.pg; s != nil && s.primary && s.epoch.Less(e) && !d.w.mut.on(OwnCopyAfterFence) {
+		d.stop(p, s)
+	}
+	lineage, lsn, err := d.recv.fence(p, e)
+	if err != nil {
+		return err
+	}
+	if st.Primary.Phase != facts.PhaseFencing || st.Primary.Epoch != e {
+		return nil
+	}
+	rep := facts.FenceReport{Store: n.sp.store, Epoch: e, Voters: st.Voters.Version, Lineage: lineage, LSN: lsn, Heard: d.heardOf()}
+	rep.Timeline = lineage.TimelineAt(lsn)
+	if !n.coming.spool {
+		if n.past() == role.PastPrimary {
+			lineage = n.ownLineage()
+			rep.Lineage, rep.Opened = lineage, true
+			end, err := n.ownLog(lineage)
+			if err != nil {
+				return err
+			}
+			rep.LSN, rep.Timeline = end, lineage.TimelineAt(end)
+		}
+		if n.marked != nil {
+			rep.Heard = min(rep.Heard, rep.LSN)
+		}
+	}
+	if rep.Timeline == 0 {
+		rep.Timeline = max(n.dir.tli, 1)
+	}
+	_, err = d.propose(p, 3*time.Second, facts.Command{ReportFence: &facts.ReportFence{FenceReport: rep}})
+	return err
+}
+
+func (d *daemon) heardOf() pos.LSN { return d.recv.committed }
+
+// ownLineage is the history of the log in the directory.
+func (n *node) ownLineage() pos.Lineage {
+	if n.marked != nil && len(n.marked.lineage) > 0 {
+		return n.marked.lineage
+	}
+	return n.sp.lineage
+}
+
+// ownLog is the end of the log in the own pg_wal along a lineage, of which all
+// is fsynced. Where the lineage goes to a timeline that the directory never
+// had, there is no file to read.
+func (n *node) ownLog(lineage pos.Lineage) (pos.LSN, error) {
+	end := n.along(lineage)
+	if end < lineage.Last().Start {
+		return 0, errors.New("the directory has lost log")
+	}
+	n.dir.flushed = max(n.dir.flushed, end)
+	return end, nil
+}
+
+func (n *node) along(lineage pos.Lineage) pos.LSN {
+	end := n.dir.wal.recordEnd(n.dir.wal.end)
+	for _, e := range lineage {
+		if e.Timeline > n.dir.tli {
+			return min(end, e.Start)
+		}
+	}
+	return end
+}
+
+// maybeCopy copies what the group asks this node to copy.
+func (d *daemon) maybeCopy(st facts.State) {
+	p, sp := st.Primary, &d.n.sp
+	if p.Phase != facts.PhaseFencing || p.Copy == nil || p.Copy.Store != sp.store || sp.fence != p.Epoch || d.copying == p.Epoch {
+		return
+	}
+	d.copying = p.Epoch
+	d.spawn(func(q *proc) {
+		if err := d.copyFrom(q, st); err != nil {
+			d.w.trace("%s: copy: %v", d.n.name, err)
+		}
+		if d.copying == p.Epoch {
+			d.copying = pos.Epoch{}
+		}
+	})
+}
+
+func (d *daemon) copyFrom(q *proc, st facts.State) error {
+	p, sp := st.Primary, &d.n.sp
+	f := p.Fence[p.Copy.Donor]
+	n := 0
+	for n < len(f.Lineage) && n < len(st.Lineage) && f.Lineage[n] == st.Lineage[n] {
+		n++
+	}
+	var donor *node
+	for _, o := range d.w.nodes {
+		if o.sp.store == p.Copy.Donor {
+			donor = o
+		}
+	}
+	d.step(q)
+	q.rest(d.w.between(5*time.Millisecond, 100*time.Millisecond))
+	now := d.state().Primary
+	if donor == nil || donor.daemon == nil || !d.w.net.both(d.n.i, donor.i) || now.Epoch != p.Epoch || now.Phase != facts.PhaseFencing || sp.fence != p.Epoch {
+		return errors.New("the donor cannot be reached, or the group went on")
+	}
+	from := donor.sp.log
+	if donor.past() == role.PastPrimary {
+		from = donor.dir.wal
+	}
+	if err := sp.adopt(st.Lineage[:n], sp.fence); err != nil {
+		return err
+	}
+	if upto := min(f.Pos.LSN, from.end); upto > sp.log.end {
+		joined, ok := sp.log.join(from.slice(sp.log.end, upto))
+		if !ok || from.mark(sp.log.end) != sp.log.mark(sp.log.end) {
+			return errors.New("the donor's log does not join")
+		}
+		sp.log, sp.durable = joined, upto
+	}
+	return d.fence(q, p.Epoch, d.state())
+}
+
+// reports tells everybody how this node is.
+func (d *daemon) reports() {
+	if !d.alive() {
+		return
+	}
+	rep := d.report()
+	at := rep.SentAt
+	for _, n := range d.w.nodes {
+		if n != d.n {
+			d.w.net.send(d.n.i, n.i, func(p *daemon) {
+				if old, ok := p.heard[rep.Store]; !ok || old.Report.Boot != rep.Boot || old.Report.SentAt.Before(at) {
+					p.heard[rep.Store] = decide.Heard{Report: rep, At: p.w.time()}
+				}
+			})
+		}
+	}
+	d.w.after(100*time.Millisecond, d.reports)
+}
+
+// report is what this node says of itself.
+func (d *daemon) report() decide.Report {
+	n, sp := d.n, &d.n.sp
+	r := decide.Report{
+		Node: n.name, Store: sp.store, Kind: string(n.kind), Boot: string(rune('a' + d.life%26)), SentAt: d.w.time(),
+		Address: n.name + ":1", HTTP: n.name + ":2", Role: d.role, Epoch: sp.lineage.Last().Epoch, Fence: sp.fence,
+		Received: sp.log.end, Durable: d.recv.durable(), Applied: d.recv.applied, Committed: d.recv.committed,
+		Server: d.server, Problems: map[string]string{},
+	}
+	if s := n.pg; s != nil && !s.primary {
+		r.Server.Streaming = s.rcv != nil
+	}
+	if sp.log.base != 0 {
+		r.Spool = decide.Spool{From: sp.log.base, End: sp.log.end}
+	}
+	if d.run != nil {
+		d.run.say(&r)
+	}
+	return r
+}
+
+// observe is what this node could decide on.
+func (d *daemon) observe(st facts.State) decide.Observation {
+	reports := make(map[string]decide.Heard, 4)
+	for s, h := range d.heard {
+		reports[s] = h
+	}
+	own := d.report()
+	reports[own.Store] = decide.Heard{Report: own, At: d.w.time()}
+	return decide.Observation{Now: d.w.time(), SelfStore: d.n.sp.store, State: st, Reports: reports,
+		Raft: d.w.ledger.servers, LastTransfer: d.transfer}
+}
+
+// decide is the controller: it decides for the group while it leads.
+func (d *daemon) decide(p *proc) {
+	l := d.w.ledger
+	for {
+		for k := 0; k < 8 && l.leader == d.n.i && l.ready; k++ {
+			plan := decide.Decide(d.observe(d.state()))
+			if plan.Empty() || !d.carryOut(p, plan) {
+				break
+			}
+		}
+		p.rest(100 * time.Millisecond)
+	}
+}
+
+func (d *daemon) carryOut(p *proc, plan decide.Plan) bool {
+	for _, a := range plan.Actions {
+		if a.Command != nil {
+			if _, err := d.propose(p, 3*time.Second, *a.Command); err != nil {
+				return false
+			}
+			continue
+		}
+		if a.Transfer != "" {
+			d.transfer = d.w.time()
+		}
+		p.rest(d.w.between(time.Millisecond, 5*time.Millisecond))
+		if !d.w.ledger.raft(d.n.i, a) {
+			d.w.trace("%s: not carried out: %s", d.n.name, plan.Rule)
+			return false
+		}
+	}
+	d.w.trace("%s: decided %s: %s", d.n.name, plan.Rule, plan.Why)
+	return true
+}
