@@ -34,7 +34,7 @@ part unit gotest -timeout 5m $(tests_plain)
 part integration gotest -timeout 6m $(tests_postgres)
 cluster=$(tests_cluster)
 # One at a time: these measure how fast a group reacts.
-[ -z "$cluster" ] || part cluster gotest -p 1 -timeout 6m $cluster
+[ -z "$cluster" ] || part cluster gotest -p 1 -timeout 12m $cluster
 
 printf '\n== times\n'
 printf '%s\n' "${times[@]}"
