@@ -109,6 +109,7 @@ func (a *Agent) unmark() error {
 		return err
 	}
 	a.marked.Store(false)
+	a.markedFor.Store(nil) // it follows what others began
 	return a.endSpoolOnly()
 }
 

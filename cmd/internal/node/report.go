@@ -224,7 +224,14 @@ func (n *Node) walServer() walserver.Config {
 func (n *Node) walState() (walserver.State, <-chan struct{}) {
 	limit, held, changed := n.receiver.Serve()
 	m := n.spool.Meta()
-	s := walserver.State{SystemID: m.SystemID, Lineage: n.followed(), ServerVersion: n.server.Version, SegSize: m.SegSize, Limit: limit, Held: held}
+	shown := n.followed()
+	for _, e := range m.Lineage { // never the bytes of an entry that is not shown
+		if len(shown) > 0 && shown.Last().Epoch.Less(e.Epoch) {
+			limit = min(limit, e.Start)
+			break
+		}
+	}
+	s := walserver.State{SystemID: m.SystemID, Lineage: shown, ServerVersion: n.server.Version, SegSize: m.SegSize, Limit: limit, Held: held}
 	if m.Base == 0 {
 		s.Refuse = "no log has been received yet"
 	}
