@@ -108,3 +108,98 @@ func TestFence(t *testing.T) {
 		}
 	}
 }
+
+func TestToPrimary(t *testing.T) {
+	at := func(phase facts.Phase, v role.View) role.View {
+		v.State, v.Store = group(phase, "B", epoch(4)), "B"
+		return v
+	}
+	running := role.View{Server: role.ServerPrimary, ServerEpoch: epoch(4)}
+	for _, tt := range []struct {
+		name string
+		v    role.View
+		want role.Step
+	}{
+		{"a former primary", at(facts.PhaseAssigned, role.View{Past: role.PastPrimary}), role.Start},
+		{"a stopped standby", at(facts.PhaseAssigned, role.View{Past: role.PastStandby}), role.Launch},
+		{"a running standby", at(facts.PhaseAssigned, role.View{Server: role.ServerStandby}), role.Elect},
+		{"a running standby, recorded", at(facts.PhasePromoting, role.View{Server: role.ServerStandby}), role.Promote},
+		{"half promoted", at(facts.PhasePromoting, role.View{Server: role.ServerPrimary, ServerEpoch: epoch(4), InRecovery: true}), role.Promote},
+		{"promoted", at(facts.PhasePromoting, running), role.Serve},
+		{"open, adopted", at(facts.PhaseOpened, running), role.Serve},
+		{"of an older epoch", at(facts.PhaseAssigned, role.View{Server: role.ServerPrimary, ServerEpoch: epoch(3)}), role.Stop},
+		{"it ended after it began", at(facts.PhaseStarting, role.View{Past: role.PastPrimary}), role.Gone},
+		{"it ended while it was promoted", at(facts.PhasePromoting, role.View{Past: role.PastStandby}), role.Gone},
+		{"it ended when it was open", at(facts.PhaseOpened, role.View{Past: role.PastPrimary}), role.Gone},
+		{"nothing to start", at(facts.PhaseAssigned, role.View{Past: role.PastNone}), role.Gone},
+		{"half a base", at(facts.PhaseAssigned, role.View{Past: role.PastHalf}), role.Gone},
+		{"being fenced again", at(facts.PhaseFencing, role.View{Past: role.PastStandby}), role.Leave},
+	} {
+		if got := role.ToPrimary(tt.v, epoch(4)); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	if got := role.ToPrimary(at(facts.PhaseAssigned, role.View{}), epoch(5)); got != role.Leave {
+		t.Errorf("another epoch: %s", got)
+	}
+}
+
+func TestToStandby(t *testing.T) {
+	phases := []facts.Phase{facts.PhaseFencing, facts.PhaseAssigned, facts.PhaseStarting, facts.PhasePromoting, facts.PhaseOpened}
+	for _, phase := range phases {
+		known := phase != facts.PhaseFencing && phase != facts.PhaseAssigned
+		when := func(step role.Step) role.Step { // the start is known, else wait
+			if known {
+				return step
+			}
+			return role.Pause
+		}
+		for _, tt := range []struct {
+			name string
+			v    role.View
+			want role.Step
+		}{
+			{"nothing here", role.View{Past: role.PastNone}, role.Seed},
+			{"half a base", role.View{Past: role.PastHalf}, role.Seed},
+			{"no database", role.View{Past: role.PastForeign}, role.Pause},
+			{"a standby", role.View{Past: role.PastStandby}, role.Launch},
+			{"a running standby", role.View{Server: role.ServerStandby}, role.Watch},
+			{"a running primary", role.View{Server: role.ServerPrimary}, role.Stop},
+			{"a former primary", role.View{Past: role.PastPrimary, Marked: true}, when(role.Return)},
+			{"elected, came to nothing", role.View{Past: role.PastStandby, Marked: true}, when(role.Return)},
+			{"elected, still running", role.View{Server: role.ServerStandby, Marked: true}, role.Stop},
+		} {
+			tt.v.State, tt.v.Store = group(phase, "A", epoch(4)), "B"
+			if got := role.ToStandby(tt.v); got != tt.want {
+				t.Errorf("%s, %s: %s, want %s", tt.name, phase, got, tt.want)
+			}
+		}
+	}
+}
+
+// The least method that can work is chosen, never less than the floor, and
+// following only by what holds nothing beyond the fork.
+func TestChooseMethod(t *testing.T) {
+	own := pos.Lineage{{Epoch: epoch(1), Timeline: 1, Start: 100}}
+	now := own.With(pos.Entry{Epoch: epoch(2), Timeline: 2, Start: 500})
+	for _, tt := range []struct {
+		name string
+		r    role.Remains
+		want role.Method
+	}{
+		{"stopped at the fork", role.Remains{Clean: true, LogEnd: 500, Lineage: own}, role.MethodFollow},
+		{"stopped before it", role.Remains{Clean: true, LogEnd: 400, Lineage: own}, role.MethodFollow},
+		{"stopped beyond it", role.Remains{Clean: true, LogEnd: 501, Lineage: own}, role.MethodRewind},
+		{"crashed at the fork", role.Remains{LogEnd: 500, Lineage: own}, role.MethodRewind},
+		{"of the present history", role.Remains{Clean: true, LogEnd: 900, Lineage: now}, role.MethodFollow},
+		{"a standby", role.Remains{Recovery: true, MinRecovery: 500, Lineage: own}, role.MethodFollow},
+		{"a standby that went further", role.Remains{Recovery: true, MinRecovery: 501, Lineage: own}, role.MethodRewind},
+		{"half a rewind", role.Remains{Half: true, Lineage: own}, role.MethodDelta},
+		{"after a rewind failed", role.Remains{Clean: true, LogEnd: 500, Lineage: own, Floor: role.MethodDelta}, role.MethodDelta},
+		{"the operator wants all of it", role.Remains{Clean: true, LogEnd: 500, Lineage: own, Floor: role.MethodFull}, role.MethodFull},
+	} {
+		if got, why := role.ChooseMethod(tt.r, now); got != tt.want || why == "" {
+			t.Errorf("%s: %s (%s), want %s", tt.name, got, why, tt.want)
+		}
+	}
+}
