@@ -451,22 +451,13 @@ func (a *Agent) verifySync(ctx context.Context, name string) error {
 		return err
 	}
 	a.complain("sync", "")
-	c, err := a.cfg.Server.Connect(ctx, "postgres")
-	if err != nil {
-		return err
-	}
-	defer c.Close(context.WithoutCancel(ctx))
-	state := ""
-	for state != "sync" { // the first report needs a majority, which may take its time
-		err := c.QueryRow(ctx, "select coalesce((select sync_state from pg_stat_replication where application_name = $1 and state = 'streaming' limit 1), '')", name).Scan(&state)
-		if err != nil {
-			return fmt.Errorf("PostgreSQL does not count the receiver %s (state %q): %w", name, state, err)
+	for { // the first report needs a majority, which may take its time
+		state, err := a.cfg.Server.CountsReceiver(ctx, name)
+		if err != nil || state == "sync" {
+			return err
 		}
-		if state != "sync" {
-			wait(ctx, 5*time.Millisecond)
-		}
+		wait(ctx, 3*time.Millisecond)
 	}
-	return nil
 }
 
 func (a *Agent) clearLeaving() {

@@ -19,6 +19,8 @@ import (
 func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch) (facts.State, error) {
 	plane := a.cfg.Plane
 	a.set(func(v *decide.Server) { v.Problem = "" })
+	slot := make(chan error, 1) // it takes a while, and harms nobody
+	go func() { slot <- a.cfg.Server.EnsureSlot(ctx, FloorSlot) }()
 	if err := plane.Adopt(st.Lineage, e); err != nil {
 		return st, fmt.Errorf("adopt epoch %s: %w", e, err)
 	}
@@ -37,7 +39,7 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 	pctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	elected := st
-	go func() { ready <- a.prepare(pctx, elected, e, tli) }()
+	go func() { ready <- a.prepare(pctx, elected, e, tli, slot) }()
 	st, err = a.begun(ctx, e, tli, end)
 	if err != nil {
 		cancel()
@@ -55,10 +57,13 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 // replayed the last whole record of it.
 func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN) (pos.LSN, error) {
 	a.cfg.Plane.Feed(elected)
-	if err := a.untilExit(ctx, g, a.cfg.Server.WaitReady); err != nil {
-		return 0, err
-	}
 	f, err := a.cfg.Server.Facts(ctx)
+	if err != nil { // it may just have been started
+		if err := a.untilExit(ctx, g, a.cfg.Server.WaitReady); err != nil {
+			return 0, err
+		}
+		f, err = a.cfg.Server.Facts(ctx)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -96,19 +101,10 @@ func (a *Agent) untilExit(ctx context.Context, g *guard.Client, f func(context.C
 const replayPatience = 10 * time.Second
 
 func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
-	c, err := a.cfg.Server.Connect(ctx, "postgres")
-	if err != nil {
-		return err
-	}
-	defer c.Close(context.WithoutCancel(ctx))
 	var before pos.LSN
 	moved := time.Now()
 	for {
-		var text string
-		if err := c.QueryRow(ctx, "select pg_last_wal_replay_lsn()::text").Scan(&text); err != nil {
-			return fmt.Errorf("ask how far was replayed: %w", err)
-		}
-		at, err := pos.ParseLSN(text)
+		at, err := a.cfg.Server.Replayed(ctx)
 		if err != nil {
 			return err
 		}
@@ -133,14 +129,16 @@ func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
 // prepare readies the standby for a promotion to tli: it waits for the epoch's
 // receiver and for nobody else, clients are out, the log is pinned, and the
 // timeline ids in between are used up.
-func (a *Agent) prepare(ctx context.Context, st facts.State, e pos.Epoch, tli pos.Timeline) error {
+func (a *Agent) prepare(ctx context.Context, st facts.State, e pos.Epoch, tli pos.Timeline, slot <-chan error) error {
 	s := a.cfg.Server
 	mode := a.primaryMode(st, e)
-	if err := s.EnsureSlot(ctx, FloorSlot); err != nil {
-		return err
-	}
 	if err := s.PreparePromotion(ctx, mode.SyncName, mode.Async); err != nil {
 		return err
+	}
+	if err := <-slot; err != nil { // of an earlier try of elect, before the server answered
+		if err := s.EnsureSlot(ctx, FloorSlot); err != nil {
+			return err
+		}
 	}
 	return s.BurnTimelines(st.Lineage.Last().Timeline, tli)
 }

@@ -60,8 +60,68 @@ func (s *Server) role() (string, error) {
 	return founder, nil
 }
 
-// with runs f on a connection of its own.
+// maxSpare is how many connections are kept for the next question. A new one
+// costs the server a process, which is dear while nobody can write.
+const maxSpare = 2
+
+// with runs f on a connection that is kept for later questions. A session that
+// is older than a reload may not show it yet: see withNew.
 func (s *Server) with(ctx context.Context, f func(*pgx.Conn) error) error {
+	conn := s.borrow(ctx)
+	if conn == nil {
+		role, err := s.role()
+		if err != nil {
+			return err
+		}
+		if role != roleName {
+			return s.withNew(ctx, f)
+		}
+		if conn, err = s.connectAs(ctx, role, "postgres"); err != nil {
+			return err
+		}
+	}
+	err := f(conn)
+	s.giveBack(ctx, conn)
+	return err
+}
+
+// borrow takes a kept connection that still answers; nil when there is none.
+func (s *Server) borrow(ctx context.Context) *pgx.Conn {
+	for {
+		s.spareMu.Lock()
+		n := len(s.spare)
+		if n == 0 {
+			s.spareMu.Unlock()
+			return nil
+		}
+		conn := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		s.spareMu.Unlock()
+		pctx, cancel := context.WithTimeout(ctx, time.Second)
+		err := conn.Ping(pctx)
+		cancel()
+		if err == nil {
+			return conn
+		}
+		conn.Close(context.WithoutCancel(ctx))
+	}
+}
+
+// giveBack keeps a connection whose session is as it was made.
+func (s *Server) giveBack(ctx context.Context, conn *pgx.Conn) {
+	s.spareMu.Lock()
+	keep := len(s.spare) < maxSpare && !conn.IsClosed() && conn.PgConn().TxStatus() == 'I' && ctx.Err() == nil
+	if keep {
+		s.spare = append(s.spare, conn)
+	}
+	s.spareMu.Unlock()
+	if !keep {
+		conn.Close(context.WithoutCancel(ctx))
+	}
+}
+
+// withNew runs f on a connection of its own.
+func (s *Server) withNew(ctx context.Context, f func(*pgx.Conn) error) error {
 	role, err := s.role()
 	if err != nil {
 		return err
@@ -191,7 +251,7 @@ func (s *Server) reload(ctx context.Context, gen string) error {
 // generation asks a new session what the postmaster has loaded, and whether a
 // configuration file is in error.
 func (s *Server) generation(ctx context.Context) (gen string, problem, err error) {
-	err = s.with(ctx, func(conn *pgx.Conn) error {
+	err = s.withNew(ctx, func(conn *pgx.Conn) error {
 		if err := conn.QueryRow(ctx, "select coalesce(current_setting('understudy.generation', true), '')").Scan(&gen); err != nil {
 			return fmt.Errorf("read loaded configuration: %w", err)
 		}
@@ -240,7 +300,7 @@ func (s *Server) CheckSyncName(ctx context.Context, name string) error {
 		}
 		want = v
 	}
-	return s.with(ctx, func(conn *pgx.Conn) error { return s.checkNames(ctx, conn, want) })
+	return s.withNew(ctx, func(conn *pgx.Conn) error { return s.checkNames(ctx, conn, want) })
 }
 
 func (s *Server) checkNames(ctx context.Context, conn *pgx.Conn, want string) error {

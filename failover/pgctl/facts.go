@@ -64,6 +64,32 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 	return f, err
 }
 
+// Replayed is how far a standby has replayed, in whole records.
+func (s *Server) Replayed(ctx context.Context) (at pos.LSN, err error) {
+	err = s.with(ctx, func(conn *pgx.Conn) error {
+		text, err := ask(ctx, conn, "select coalesce(pg_last_wal_replay_lsn()::text, '0/0')")
+		if err != nil {
+			return fmt.Errorf("ask how far was replayed: %w", err)
+		}
+		at, err = pos.ParseLSN(text)
+		return err
+	})
+	return at, err
+}
+
+// CountsReceiver tells whether the walsender of that name is the synchronous
+// one.
+func (s *Server) CountsReceiver(ctx context.Context, name string) (state string, err error) {
+	err = s.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `select coalesce((select sync_state from pg_stat_replication
+ where application_name = $1 and state = 'streaming' limit 1), '')`, name).Scan(&state)
+	})
+	if err != nil {
+		return "", fmt.Errorf("ask whether the receiver %s counts: %w", name, err)
+	}
+	return state, nil
+}
+
 // StandbySettings are the settings of this server that a standby must match or
 // exceed, by name.
 func (s *Server) StandbySettings(ctx context.Context) (map[string]int, error) {

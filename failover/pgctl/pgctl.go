@@ -18,7 +18,10 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+
+	"github.com/jackc/pgx/v5"
 
 	"understudy/shipper/pos"
 )
@@ -203,6 +206,9 @@ type Server struct {
 	Parameters      map[string]string // operator's settings
 	LogFile         string
 	Log             *slog.Logger
+
+	spareMu sync.Mutex
+	spare   []*pgx.Conn // kept for the next question, guarded by spareMu
 }
 
 // Mode is the role that a server is configured for.

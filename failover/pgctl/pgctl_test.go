@@ -359,7 +359,7 @@ func testForeignServer(t *testing.T, s *pgctl.Server, g *guard.Client) {
 	if pid, err := s.ForeignPostmaster(); !errors.Is(err, pgctl.ErrForeignServer) || pid != g.PostmasterPID() {
 		t.Errorf("foreign server: %d, %v", pid, err)
 	}
-	other := *s
+	other := elsewhere(s)
 	other.DataDir = filepath.Join(filepath.Dir(s.DataDir), "none")
 	if _, err := other.ForeignPostmaster(); !errors.Is(err, pgctl.ErrPortTaken) {
 		t.Errorf("port in use: %v", err)
@@ -516,4 +516,10 @@ func TestResolveAccount_RefusesRoot(t *testing.T) {
 	if _, err := pgctl.ResolveAccount("no-such-user-here"); err == nil {
 		t.Error("an unknown user was accepted")
 	}
+}
+
+// elsewhere is s, with connections of its own.
+func elsewhere(s *pgctl.Server) *pgctl.Server {
+	return &pgctl.Server{Install: s.Install, Account: s.Account, DataDir: s.DataDir, StateDir: s.StateDir, RunDir: s.RunDir, SocketDir: s.SocketDir,
+		ClientSocketDir: s.ClientSocketDir, Port: s.Port, Listen: s.Listen, ClientHBA: s.ClientHBA, Parameters: s.Parameters, LogFile: s.LogFile, Log: s.Log}
 }

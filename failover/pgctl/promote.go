@@ -50,7 +50,7 @@ func (s *Server) PreparePromotion(ctx context.Context, syncName string, async bo
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer s.giveBack(ctx, conn)
 	if err := s.inForce(ctx, conn, want); err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func testPrepareRefuses(t *testing.T, s *pgctl.Server) {
 	if err := s.PreparePromotion(ctx, "understudy_1_2", false); err != nil {
 		t.Error(err)
 	}
-	other := *s
+	other := elsewhere(s)
 	other.DataDir += "-none"
 	if err := other.PreparePromotion(ctx, "understudy_1_2", false); !errors.Is(err, pgctl.ErrNotReloaded) {
 		t.Errorf("no server: %v", err)

@@ -24,7 +24,7 @@ var rewindFunctions = []string{
 // may do. Nothing is written when it is right already; the commit does not wait
 // for a standby.
 func (s *Server) EnsureRewindRole(ctx context.Context) error {
-	return s.with(ctx, func(conn *pgx.Conn) error {
+	return s.withNew(ctx, func(conn *pgx.Conn) error {
 		verb, err := rewindRoleNeeds(ctx, conn)
 		if err != nil || verb == "" {
 			return err
