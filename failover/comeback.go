@@ -183,6 +183,9 @@ func (a *Agent) giveUpLog(ctx context.Context, cb *comeback, st facts.State, c p
 	if err := a.cfg.Plane.Rebase(c, st.Lineage, fork, fork); err != nil {
 		return fmt.Errorf("take the group's log up to %s from pg_wal: %w", fork, err)
 	}
+	// From where a start will replay is known only when the directory is back;
+	// until then nobody drops log for it.
+	a.cfg.Plane.SetRedo(0)
 	cb.Spool = true
 	return a.saveComeback(cb)
 }

@@ -187,9 +187,9 @@ func (a *Agent) checkBase(ctx context.Context) error {
 			a.cfg.Server.DataDir, c.SystemID, st.Group.SystemID)
 	}
 	a.set(func(v *decide.Server) {
-		v.SystemID, v.Major, v.Timeline, v.Redo = c.SystemID, a.cfg.Server.Major, c.Timeline, c.Redo
+		v.SystemID, v.Major, v.Timeline, v.Redo = c.SystemID, a.cfg.Server.Major, c.Timeline, a.redoOf(c)
 	})
-	a.cfg.Plane.SetRedo(c.Redo)
+	a.cfg.Plane.SetRedo(a.redoOf(c))
 	return nil
 }
 
@@ -301,7 +301,17 @@ func (a *Agent) cannotBegin(ctx context.Context) bool {
 		return false
 	}
 	c, err := a.cfg.Server.Control(ctx)
-	return err == nil && c.Redo < base
+	return err == nil && a.redoOf(c) < base
+}
+
+// redoOf is where a start of the stopped directory begins to replay. A base and
+// a rewound directory say so in their label: their pg_control is the source's,
+// whose newest checkpoint may be much later.
+func (a *Agent) redoOf(c pgctl.Control) pos.LSN {
+	if from, ok, err := a.cfg.Server.BackupLabelStart(); err == nil && ok {
+		return min(c.Redo, from)
+	}
+	return c.Redo
 }
 
 // leftBehind tells whether the standby needs log from before the daemon's: it

@@ -355,6 +355,14 @@ func (r *Receiver) durable() pos.LSN {
 	return max(r.cfg.Spool.Durable(), min(r.fed, r.cfg.Spool.End()))
 }
 
+// Redo is where a restart of the local PostgreSQL would begin to replay; zero
+// while that is not known.
+func (r *Receiver) Redo() pos.LSN {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.redo
+}
+
 // SetRedo tells where a restart of the local PostgreSQL would begin to
 // replay: the primary keeps log from there.
 func (r *Receiver) SetRedo(l pos.LSN) {

@@ -2,6 +2,8 @@ package decide
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"understudy/ledger/facts"
@@ -227,13 +229,14 @@ func (o Observation) planReform(req Request, m facts.Member, force bool) Request
 	}
 	req.Reform = true
 	rep := o.Reports[o.SelfStore].Report
-	others := ""
+	var others []string
 	for _, s := range sortedKeys(o.State.Members) {
 		if s != m.Store {
-			others += " " + o.name(s)
+			others = append(others, o.name(s))
 		}
 	}
-	req.Statement = fmt.Sprintf("The group is formed anew with %s alone; I confirm that%s cannot run. ", m.Name, others)
+	slices.Sort(others)
+	req.Statement = fmt.Sprintf("The group is formed anew with %s alone; I confirm that %s cannot run. ", m.Name, strings.Join(others, " and "))
 	switch {
 	case req.From == m.Name:
 		req.Statement += fmt.Sprintf("%s holds all that it acknowledged; if another node was made primary meanwhile, what is written to %s from now on is lost when the two meet. ", m.Name, m.Name)

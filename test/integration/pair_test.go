@@ -307,7 +307,7 @@ func TestGroup_MajorityLostForGood(t *testing.T) {
 	g.Witness.Kill(t)
 	g.Backup.Refused(t, 4, "use --force", "failover", "--to", "backup")
 	c := g.Failover(t, g.Backup, "--force", "--yes")
-	if c.Kind != "forced" || c.Epoch.Gen != 2 || !strings.Contains(c.Statement, "I confirm that main witness cannot run") {
+	if c.Kind != "forced" || c.Epoch.Gen != 2 || !strings.Contains(c.Statement, "I confirm that main and witness cannot run") {
 		t.Errorf("%s", c)
 	}
 	g.Backup.Exec(t, "insert into acked select 99, 1")

@@ -551,6 +551,9 @@ func (n *Node) housekeep(ctx context.Context) {
 		}
 		n.plane.keepHeard(false)
 		floor := n.receiver.Snapshot().Floor
+		if n.server != nil {
+			floor = min(floor, n.receiver.Redo()) // whatever the primary knew of this node
+		}
 		if n.spool.Base() == 0 || floor <= n.spool.Base() {
 			continue
 		}
