@@ -169,24 +169,29 @@ func (a *Agent) starting(ctx context.Context, st facts.State, e pos.Epoch) (fact
 	if own.End < st.Primary.Elected.LSN {
 		return st, fmt.Errorf("pg_wal ends at %s, but %s was elected with log up to %s", own.End, a.cfg.Name, st.Primary.Elected.LSN)
 	}
-	return a.begun(ctx, e, st.Lineage.Last().Timeline, own.End)
+	return a.begun(ctx, st, e, st.Lineage.Last().Timeline, own.End)
 }
 
-// begun records where this epoch's log begins, and adopts it here.
-func (a *Agent) begun(ctx context.Context, e pos.Epoch, tli pos.Timeline, at pos.LSN) (facts.State, error) {
+// begun records where this epoch's log begins, and adopts it here. The ledger
+// takes the command only while the epoch is this node's, so its answer confirms
+// that as well as a read would.
+func (a *Agent) begun(ctx context.Context, st facts.State, e pos.Epoch, tli pos.Timeline, at pos.LSN) (facts.State, error) {
 	if err := a.insist(ctx, facts.Command{Kind: facts.CmdStarting,
 		Starting: &facts.Starting{Epoch: e, Store: a.cfg.Store, Timeline: tli, End: at}}); err != nil {
-		return facts.State{}, fmt.Errorf("record the start of epoch %s: %w", e, err)
+		return st, fmt.Errorf("record the start of epoch %s: %w", e, err)
 	}
 	a.step("recorded")
-	st, err := a.confirmed(ctx, e)
-	if err != nil {
-		return st, err
+	p := &st.Primary
+	p.Phase = facts.PhaseStarting
+	if tli != st.Lineage.Last().Timeline {
+		p.Phase = facts.PhasePromoting
 	}
+	p.Timeline, p.Start, p.Previous = tli, at, p.Store
+	st.Lineage = st.Lineage.With(pos.Entry{Epoch: e, Timeline: tli, Start: at})
 	if err := a.cfg.Plane.Adopt(st.Lineage, e); err != nil {
 		return st, fmt.Errorf("adopt epoch %s: %w", e, err)
 	}
-	return st, a.mark(primaryMark{Epoch: e, Timeline: st.Primary.Timeline, Start: st.Primary.Start, Lineage: st.Lineage})
+	return st, a.mark(primaryMark{Epoch: e, Timeline: tli, Start: at, Lineage: st.Lineage})
 }
 
 // insist proposes a command again while it is refused for a reason that passes:

@@ -17,13 +17,9 @@ import (
 // is applied here from now on may be applied nowhere else, so the directory is
 // marked first.
 func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch) (facts.State, error) {
-	plane := a.cfg.Plane
 	a.set(func(v *decide.Server) { v.Problem = "" })
 	slot := make(chan error, 1) // it takes a while, and harms nobody
 	go func() { slot <- a.cfg.Server.EnsureSlot(ctx, FloorSlot) }()
-	if err := plane.Adopt(st.Lineage, e); err != nil {
-		return st, fmt.Errorf("adopt epoch %s: %w", e, err)
-	}
 	if err := a.mark(primaryMark{Epoch: e, Timeline: st.Lineage.Last().Timeline, Start: st.Primary.Elected.LSN, Lineage: st.Lineage}); err != nil {
 		return st, err
 	}
@@ -40,15 +36,12 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 	defer cancel()
 	elected := st
 	go func() { ready <- a.prepare(pctx, elected, e, tli, slot) }()
-	st, err = a.begun(ctx, e, tli, end)
+	st, err = a.begun(ctx, st, e, tli, end)
 	if err != nil {
 		cancel()
 	}
 	if perr := <-ready; err == nil && perr != nil {
 		err = fmt.Errorf("prepare the promotion: %w", perr)
-	}
-	if err == nil && st.Primary.Start != end {
-		err = fmt.Errorf("the ledger records a start at %s, this node replayed up to %s", st.Primary.Start, end)
 	}
 	return st, err
 }

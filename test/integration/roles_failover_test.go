@@ -92,6 +92,7 @@ func TestRoles_Failover(t *testing.T) {
 		w.CheckNoneLost(t)
 	})
 
+	run(t, "RecoveryBeginsBeforeTheSourcesCheckpoint", func(t *testing.T) { recoveryBeginsEarlier(t, g) })
 	run(t, "TailIsKept", func(t *testing.T) { tailIsKept(t, g) })
 	run(t, "EscalatesToDelta", func(t *testing.T) { escalates(t, g) })
 	run(t, "LogIsGone", func(t *testing.T) {
@@ -117,6 +118,47 @@ func TestRoles_Failover(t *testing.T) {
 		}
 		w.CheckNoneLost(t)
 	})
+}
+
+// recoveryBeginsEarlier lets the new primary write segments and checkpoints
+// before the old one is rewound: pg_control of the rewound directory is of the
+// newest checkpoint, and its recovery begins segments before. The primary looks
+// at what the group still needs whenever the ledger changes, so it is made to
+// look all the time.
+func recoveryBeginsEarlier(t *testing.T, g *cluster.Group) {
+	g.WaitHealthy(t)
+	w := g.Writers(t, 2)
+	w.WaitMore(t, 20, 10*time.Second)
+	p, s := primaryAndStandby(t, g)
+	p.KillEverything(t)
+	c := g.Failover(t, s)
+	for range 3 {
+		s.Exec(t, "select pg_switch_wal()")
+		s.Exec(t, "checkpoint")
+		w.WaitMore(t, 10, 10*time.Second)
+	}
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	dir := t.TempDir()
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			file := filepath.Join(dir, "policy.yaml")
+			if err := os.WriteFile(file, []byte("restart_grace: "+strconv.Itoa(10+i%2)+"s\n"), 0o600); err == nil {
+				g.Witness.Command("policy", "apply", file).Run()
+			}
+		}
+	}()
+	p.Start(t)
+	closed(t, g.WaitReturned(t, c.Epoch), "rewind")
+	close(done)
+	<-stopped
+	w.CheckNoneLost(t)
 }
 
 // closed checks the record of a failover that lost nothing, with the old primary
