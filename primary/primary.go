@@ -51,6 +51,9 @@ type Config struct {
 	Heard pos.LSN
 	Async bool // commits do not wait; committed is counted all the same
 
+	// Begin is called once peers may be told of with SetGroup, before the receiver
+	// is connected, so that both take their time together; nil for none.
+	Begin func(p *Primary)
 	// Open connects a receiver that streams from the given LSN.
 	Open func(ctx context.Context, from pos.LSN) (*walsource.Source, error)
 	// Log reads the local pg_wal.
@@ -139,10 +142,7 @@ func Start(ctx context.Context, cfg Config) (*Primary, error) {
 	if err := cfg.Lineage.Validate(); err != nil || cfg.Lineage.Last().Epoch != cfg.Epoch {
 		return nil, fmt.Errorf("start primary of epoch %s: lineage %v does not end there", cfg.Epoch, cfg.Lineage)
 	}
-	src, err := cfg.Open(ctx, cfg.From)
-	if err != nil {
-		return nil, fmt.Errorf("open the receiver: %w", err)
-	}
+	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &Primary{
 		cfg:       cfg,
@@ -158,10 +158,27 @@ func Start(ctx context.Context, cfg Config) (*Primary, error) {
 		atOnce:    map[string]bool{},
 		async:     cfg.Async,
 	}
-	p.src.Store(src)
 	p.live.Store(&[]*session{})
 	p.count.Durable(cfg.Store, cfg.From)
-	go p.run(ctx, src)
+	first := make(chan *walsource.Source, 1)
+	go p.run(ctx, first)
+	if cfg.Begin != nil {
+		cfg.Begin(p)
+	}
+	src, err := cfg.Open(outer, cfg.From)
+	if err != nil {
+		p.Stop()
+		return nil, fmt.Errorf("open the receiver: %w", err)
+	}
+	p.connected(src)
+	first <- src
+	if ctx.Err() != nil { // stopped meanwhile, so that perhaps nobody takes it
+		select {
+		case src := <-first:
+			src.Close(context.WithoutCancel(outer))
+		default:
+		}
+	}
 	return p, nil
 }
 

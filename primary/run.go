@@ -13,10 +13,16 @@ import (
 )
 
 // run lives as long as the role: the receiver and one session per peer.
-func (p *Primary) run(ctx context.Context, src *walsource.Source) {
+func (p *Primary) run(ctx context.Context, first <-chan *walsource.Source) {
 	defer close(p.done)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.receive(ctx, src) })
+	wg.Go(func() {
+		select {
+		case src := <-first:
+			p.receive(ctx, src)
+		case <-ctx.Done():
+		}
+	})
 	wg.Go(func() { p.dispatch(ctx) })
 	wg.Go(func() { p.passFeedback(ctx) })
 	wg.Wait()
@@ -42,16 +48,22 @@ func (p *Primary) receive(ctx context.Context, src *walsource.Source) {
 			}
 		}
 		p.setProblem(nil)
-		p.mu.Lock()
-		p.src.Store(src)
-		c := p.committed
-		if p.async {
-			c = p.win.bounds().To
-		}
-		if !p.stopped {
-			p.confirm(c)
-		}
-		p.mu.Unlock()
+		p.connected(src)
+	}
+}
+
+// connected makes src the receiver, and tells PostgreSQL at once what was
+// committed meanwhile.
+func (p *Primary) connected(src *walsource.Source) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.src.Store(src)
+	c := p.committed
+	if p.async {
+		c = p.win.bounds().To
+	}
+	if !p.stopped && c != 0 {
+		p.confirm(c)
 	}
 }
 

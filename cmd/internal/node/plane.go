@@ -191,7 +191,9 @@ func (p *plane) StartPrimary(ctx context.Context, s failover.PrimarySpec) (failo
 	g := s.State.Group
 	wal := spool.Dir(filepath.Join(n.server.DataDir, "pg_wal"), g.SegSize, s.State.Lineage)
 	oldest := &oldestLog{dir: filepath.Join(n.server.DataDir, "pg_wal"), segSize: g.SegSize, timeline: s.State.Primary.Timeline}
-	pr, err := primary.Start(context.WithoutCancel(ctx), primary.Config{
+	heard := min(p.Heard(), s.State.Primary.Start)
+	run := &primaryRun{self: n.spool.Store(), segSize: g.SegSize, wal: wal, ended: p.noteHeard}
+	_, err := primary.Start(context.WithoutCancel(ctx), primary.Config{
 		Group: g.ID, Ledger: g.LedgerID, Node: n.cfg.Name, Store: n.spool.Store(),
 		SystemID: g.SystemID, Major: g.PGMajor, SegSize: g.SegSize,
 		Epoch: s.Epoch, Lineage: s.State.Lineage, From: s.From,
@@ -202,7 +204,11 @@ func (p *plane) StartPrimary(ctx context.Context, s failover.PrimarySpec) (failo
 				SystemID: g.SystemID, Timeline: s.State.Primary.Timeline, Start: from, Log: n.log,
 			})
 		},
-		WAL: wal, Oldest: oldest.get, Now: guard.Boottime, Log: n.log, Heard: min(p.Heard(), s.State.Primary.Start),
+		WAL: wal, Oldest: oldest.get, Now: guard.Boottime, Log: n.log, Heard: heard,
+		Begin: func(pr *primary.Primary) {
+			run.Primary = pr
+			run.SetState(s.State)
+		},
 		Dial: func(ctx context.Context, peer primary.Peer) (net.Conn, error) {
 			return shipper.Dial(ctx, n.net, peer.Address, peer.Name, shipper.PurposeStream)
 		},
@@ -213,7 +219,6 @@ func (p *plane) StartPrimary(ctx context.Context, s failover.PrimarySpec) (failo
 	}
 	p.setStopped(nil)
 	p.noteHeard(0)
-	run := &primaryRun{Primary: pr, self: n.spool.Store(), segSize: g.SegSize, wal: wal, ended: p.noteHeard}
 	n.setPrimary(run)
 	return run, nil
 }
