@@ -145,13 +145,16 @@ func (s *Server) AdvanceSlot(ctx context.Context, name string, lsn pos.LSN) erro
 		return err
 	}
 	return s.with(ctx, func(conn *pgx.Conn) error {
-		var ahead bool
-		err := conn.QueryRow(ctx, "select coalesce(restart_lsn < $2::text::pg_lsn, false) from pg_replication_slots where slot_name = $1", name, lsn.String()).Scan(&ahead)
+		var ahead, empty bool
+		err := conn.QueryRow(ctx, "select coalesce(restart_lsn < $2::text::pg_lsn, false), restart_lsn is null from pg_replication_slots where slot_name = $1", name, lsn.String()).Scan(&ahead, &empty)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("advance slot %s: it does not exist", name)
 		}
 		if err != nil {
 			return fmt.Errorf("advance slot %s: %w", name, err)
+		}
+		if empty {
+			return fmt.Errorf("advance slot %s: it holds no log", name)
 		}
 		if !ahead {
 			return nil

@@ -255,6 +255,13 @@ func testForeignSetting(t *testing.T, s *pgctl.Server, name string) {
 func testFacts(t *testing.T, s *pgctl.Server) {
 	t.Helper()
 	ctx := context30(t)
+	// What a crash on the way to a slot leaves behind.
+	if got := query(t, s, "select slot_name::text from pg_create_physical_replication_slot('understudy_floor', false)"); got == "" {
+		t.Fatal("no slot was made")
+	}
+	if err := s.AdvanceSlot(ctx, "understudy_floor", 1); err == nil || !strings.Contains(err.Error(), "holds no log") {
+		t.Errorf("advance a slot that holds no log: %v", err)
+	}
 	if err := s.EnsureSlot(ctx, "understudy_floor"); err != nil {
 		t.Fatal(err)
 	}
