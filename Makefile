@@ -8,10 +8,12 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 DIR ?=
 # Time for each fuzz target.
 FUZZTIME ?= 60s
+# Runs of the simulation.
+SEEDS ?= 10000
 # The linter, run without being a dependency of the module.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo demo-stop test race fuzz cover bench lint fmt clean help
+.PHONY: all build demo demo-stop test sim interrupt race fuzz cover bench lint fmt clean help
 .DEFAULT_GOAL := build
 
 all: build lint test
@@ -32,6 +34,15 @@ demo-stop:
 ## test: the whole ladder: vet, unit and property, arch, integration with real PostgreSQL
 test:
 	@GO='$(GO)' scripts/test.sh
+
+## sim: SEEDS runs of the simulation of role changes, in virtual time
+sim:
+	$(GO) test -count=1 -timeout 3h ./test/sim -run 'TestSim$$' -args -seeds $(SEEDS)
+
+## interrupt: interrupt every step of every change of role on real groups (make test takes a part of them)
+interrupt:
+	scripts/install-postgres.sh
+	UNDERSTUDY_INTERRUPT=all $(GO) test -count=1 -timeout 1h ./test/interrupt
 
 ## race: the same tests under the race detector (needs a C compiler)
 race:

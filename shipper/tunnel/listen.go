@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"understudy/shipper/localsock"
 )
 
 const (
@@ -58,7 +55,7 @@ func Listen(ctx context.Context, cfg ListenConfig) error {
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
-	l, err := listen(cfg.Socket)
+	l, err := localsock.Listen(cfg.Socket)
 	if err != nil {
 		return fmt.Errorf("listen for a tunnel: %w", err)
 	}
@@ -114,11 +111,11 @@ func (t *listener) take(ctx context.Context, conns *sync.WaitGroup, c *net.UnixC
 // admit takes a place for the connection, or tells why it gets none. Strangers
 // take no place.
 func (t *listener) admit(c *net.UnixConn) error {
-	uid, err := peerUID(c)
+	uid, err := localsock.PeerUID(c)
 	if err != nil {
 		return fmt.Errorf("read peer credentials: %w", err)
 	}
-	if !t.allowed(uid) {
+	if !localsock.Allowed(t.cfg.AllowUIDs, uid) {
 		return &refusal{"28000", fmt.Sprintf("account %d may not connect to the tunnel's socket", uid)}
 	}
 	select {
@@ -127,13 +124,6 @@ func (t *listener) admit(c *net.UnixConn) error {
 	default:
 		return &refusal{"53300", fmt.Sprintf("more than %d tunnel connections", maxConns)}
 	}
-}
-
-func (t *listener) allowed(uid uint32) bool {
-	if len(t.cfg.AllowUIDs) == 0 {
-		return uid == uint32(os.Geteuid())
-	}
-	return slices.Contains(t.cfg.AllowUIDs, uid)
 }
 
 // turnAway reads the startup message first: clients do not listen before it is
@@ -180,60 +170,4 @@ func (t *listener) carry(ctx context.Context, c net.Conn) error {
 	}
 	// Silence is bounded at the other end, which has a server to protect.
 	return splice(ctx, c, far, 0)
-}
-
-// listen makes the socket. It is open to all accounts, since the tool may run
-// under another one; who may go on is decided by the peer's credentials.
-func listen(path string) (*net.UnixListener, error) {
-	if len(path) == 0 || len(path) > 107 {
-		return nil, fmt.Errorf("socket path %q has %d bytes, 1 to 107 are possible", path, len(path))
-	}
-	if err := removeStale(path); err != nil {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
-}
-
-func removeStale(path string) error {
-	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if fi.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("%s exists and is no socket", path)
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return fmt.Errorf("another server listens on %s", path)
-	}
-	return os.Remove(path)
-}
-
-func peerUID(c *net.UnixConn) (uint32, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if credErr != nil {
-		return 0, credErr
-	}
-	return cred.Uid, nil
 }

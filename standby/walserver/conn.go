@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
-	"golang.org/x/sys/unix"
 
 	"understudy/standby/walserver/internal/replcmd"
 )
@@ -88,24 +87,6 @@ func (c *conn) run(ctx context.Context) error {
 		return err
 	}
 	return c.commands(ctx)
-}
-
-func peerUID(nc *net.UnixConn) (uint32, error) {
-	raw, err := nc.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if credErr != nil {
-		return 0, credErr
-	}
-	return cred.Uid, nil
 }
 
 // physical tells whether the client wants physical replication. The database

@@ -8,16 +8,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"understudy/shipper/localsock"
 	"understudy/shipper/pos"
 )
 
@@ -146,7 +144,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	l, err := listen(cfg.Socket)
+	l, err := localsock.Listen(cfg.Socket)
 	if err != nil {
 		return fmt.Errorf("serve WAL: %w", err)
 	}
@@ -183,11 +181,11 @@ func Serve(ctx context.Context, cfg Config) error {
 // admitConn takes a place for the connection, or tells why it gets none.
 // Strangers take no place from the walreceiver.
 func (s *server) admitConn(c *net.UnixConn) error {
-	uid, err := peerUID(c)
+	uid, err := localsock.PeerUID(c)
 	if err != nil {
 		return fmt.Errorf("read peer credentials: %w", err)
 	}
-	if !s.allowed(uid) {
+	if !localsock.Allowed(s.cfg.AllowUIDs, uid) {
 		return refuse("28000", fmt.Sprintf("account %d may not connect to the replication socket", uid), "")
 	}
 	select {
@@ -218,49 +216,4 @@ func (s *server) turnAway(ctx context.Context, conns *sync.WaitGroup, nc *net.Un
 			c.lastWords(no.msg)
 		}
 	})
-}
-
-// listen makes the socket. It is open to all accounts, since the database may
-// run under another one; who may go on is decided by the peer's credentials.
-func listen(path string) (*net.UnixListener, error) {
-	if len(path) == 0 || len(path) > 107 {
-		return nil, fmt.Errorf("socket path %q has %d bytes, 1 to 107 are possible", path, len(path))
-	}
-	if err := removeStale(path); err != nil {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
-}
-
-func removeStale(path string) error {
-	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if fi.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("%s exists and is no socket", path)
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return fmt.Errorf("another server listens on %s", path)
-	}
-	return os.Remove(path)
-}
-
-func (s *server) allowed(uid uint32) bool {
-	if len(s.cfg.AllowUIDs) == 0 {
-		return uid == uint32(os.Geteuid())
-	}
-	return slices.Contains(s.cfg.AllowUIDs, uid)
 }
