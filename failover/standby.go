@@ -369,6 +369,11 @@ func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
 		v.Major = a.cfg.Server.Major
 	})
 	a.cfg.Plane.SetRedo(f.Redo)
+	if reads { // also of a store that is new, under a server that is not
+		if err := a.markSeeded(ctx, true); err != nil {
+			a.log.Info("record the base", "error", err)
+		}
+	}
 	if reads && f.Streaming {
 		a.cameBack(ctx)
 	}

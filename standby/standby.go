@@ -155,6 +155,7 @@ func (r *Receiver) Cut() {
 		cur.conn.Close()
 		r.cur = nil
 	}
+	r.fed, r.fedKnown = 0, false // whatever comes now is of another log
 	r.mu.Unlock()
 	if cur != nil {
 		<-cur.done

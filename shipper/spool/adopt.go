@@ -91,6 +91,7 @@ func (s *Spool) startAt(m stored, base pos.LSN) error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
 	m.Base, m.CutAt = base, base
+	m.Fed = false // of a log that is no more
 	m.Cuts++
 	if err := s.saveMeta(m); err != nil {
 		return s.note(err)

@@ -310,6 +310,7 @@ func TestGroup_MajorityLostForGood(t *testing.T) {
 	if c.Kind != "forced" || c.Epoch.Gen != 2 || !strings.Contains(c.Statement, "I confirm that main and witness cannot run") {
 		t.Errorf("%s", c)
 	}
+	cluster.Eventually(t, 10*time.Second, "clients let in", g.Backup.Answers) // right after the ledger says so
 	g.Backup.Exec(t, "insert into acked select 99, 1")
 	g.Backup.Exec(t, "delete from acked where writer = 99")
 	g.Main.Start(t) // together they are a majority of the old ledger
