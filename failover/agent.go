@@ -89,6 +89,9 @@ func NewAgent(cfg AgentConfig) *Agent {
 		m := a.readMark()
 		a.markedFor.Store(&m.Epoch)
 	}
+	// Which road holds what this node acknowledged is asked for by the first
+	// report, long before the role begins.
+	a.loadComeback()
 	return a
 }
 

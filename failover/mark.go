@@ -36,7 +36,7 @@ func (a *Agent) Returning() string {
 	state, err := a.cfg.Server.State()
 	switch {
 	case err == nil && state == pgctl.Rewinding:
-		return a.cfg.Name + " is being rewound, and its received log is made anew then"
+		return a.cfg.Name + " is being rewound, and takes a stream again when that is done"
 	case err != nil || state != pgctl.Cluster || !a.wasPrimary():
 		return "" // when it is seeded anew, nothing of the old log counts
 	}
