@@ -28,7 +28,7 @@ const (
 	// acknowledged before it becomes an immediate one.
 	stopGrace = 10 * time.Second
 	// houseEvery is the pace of questions to a running server that nobody waits
-	// for: each is a new connection, which costs the server a process.
+	// for: each takes the server's time.
 	houseEvery = 5 * time.Second
 	// FloorSlot pins the log that the group still needs in pg_wal.
 	FloorSlot = "understudy_floor"
