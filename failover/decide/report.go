@@ -44,6 +44,10 @@ type Server struct {
 	Major        int          `json:"major,omitempty"`
 	Timeline     pos.Timeline `json:"timeline,omitempty"`
 	StartedEpoch pos.Epoch    `json:"started_epoch"` // epoch in force when it was started for writing
+	// Failing is why this server, or the disk below it, cannot serve, found by
+	// the daemon's own probes; "" when it can. FailingFor is since how long.
+	Failing    string        `json:"failing,omitempty"`
+	FailingFor time.Duration `json:"failing_for_ns,omitempty"`
 	// Ended is the newest epoch this node was the primary of whose server is
 	// known to have ended, first hand: it will not write in that epoch again.
 	Ended     pos.Epoch `json:"ended"`
@@ -87,20 +91,53 @@ type Spool struct {
 	Problem string  `json:"problem,omitempty"` // for example "no space left on device"
 }
 
+// Hears is how well one node hears another, at the time of its report.
+type Hears struct {
+	Node  string `json:"node"`
+	Store string `json:"store"`
+	// Never: no report of it has come since this daemon began.
+	Never bool `json:"never,omitempty"`
+	// Ago is how long ago the newest report came, or, with Never, since when
+	// this daemon has listened.
+	Ago time.Duration `json:"ago_ns"`
+	// Gone: the connection on which its reports came has ended, and nothing was
+	// heard since.
+	Gone bool `json:"gone,omitempty"`
+	// Refusals counts how often in a row its host has refused a connection
+	// since, and RefusedFor is the time between the first and the last of them.
+	Refusals   int           `json:"refusals,omitempty"`
+	RefusedFor time.Duration `json:"refused_for_ns,omitempty"`
+	// Clock is Report.Clock of the newest report.
+	Clock time.Duration `json:"clock_ns,omitempty"`
+}
+
+// Stream is what a node last received of the primary's log.
+type Stream struct {
+	Epoch pos.Epoch `json:"epoch"`
+	// Moved is how long ago the committed LSN last moved here.
+	Moved time.Duration `json:"moved_ns"`
+	// Flushed is when the primary's PostgreSQL had flushed the newest log that
+	// came here, by the primary's Report.Clock.
+	Flushed time.Duration `json:"flushed_ns"`
+}
+
 // Report is what one node says of itself, every 100 ms and after every change,
 // to every other node. It is an observation only: what counts for elections is
 // reported to the ledger by command.
 type Report struct {
-	Node    string    `json:"node"`
-	Store   string    `json:"store"`
-	Kind    string    `json:"kind"` // "data" or "witness"
-	Boot    string    `json:"boot"` // one run of the daemon
-	Seq     uint64    `json:"seq"`
-	SentAt  time.Time `json:"sent_at"` // sender's clock
-	Version string    `json:"version"`
-	PID     int       `json:"pid"`
-	Address string    `json:"address"` // between nodes, host:port
-	HTTP    string    `json:"http"`
+	Node   string    `json:"node"`
+	Store  string    `json:"store"`
+	Kind   string    `json:"kind"` // "data" or "witness"
+	Boot   string    `json:"boot"` // one run of the daemon
+	Seq    uint64    `json:"seq"`
+	SentAt time.Time `json:"sent_at"` // sender's clock
+	// Clock is the sender's time since its host's start; its log frames carry
+	// the same clock.
+	Clock   time.Duration `json:"clock_ns,omitempty"`
+	Version string        `json:"version"`
+	PID     int           `json:"pid"`
+	Address string        `json:"address"` // between nodes, host:port
+	HTTP    string        `json:"http"`
 
 	// Ledger and Generation tell apart the halves of a group that was formed
 	// anew by force.
@@ -123,9 +160,14 @@ type Report struct {
 	MajorityContact time.Time `json:"majority_contact"`
 
 	Server Server `json:"server"`
-	Links  []Link `json:"links"`
-	Seed   *Seed  `json:"seed,omitempty"`
-	Spool  Spool  `json:"spool"`
+	// Hears is what this node hears of the other members, in order of name.
+	Hears []Hears `json:"hears,omitempty"`
+	// Stream is what this node last received of the primary's log; nil on the
+	// primary, and before there was any.
+	Stream *Stream `json:"stream,omitempty"`
+	Links  []Link  `json:"links"`
+	Seed   *Seed   `json:"seed,omitempty"`
+	Spool  Spool   `json:"spool"`
 	// Problems are this node's standing incidents: key to sentence.
 	Problems map[string]string `json:"problems,omitempty"`
 }

@@ -181,6 +181,10 @@ func (t *tx) applyNotice() *refusal {
 		return t.notePhase(c.NotePhase)
 	case CmdReturned:
 		return t.returned(c.Returned)
+	case CmdSchedule:
+		return t.schedule(c.Schedule)
+	case CmdUnschedule:
+		return t.unschedule(c.Unschedule)
 	}
 	return refuse(CodeBadCommand, "unknown command %q", t.c.Kind)
 }

@@ -22,6 +22,7 @@ const (
 
 // The names of phases, in the order in which they usually come.
 const (
+	StepLost      = "lost" // the last sign of life of a primary that was lost
 	StepOrdered   = "ordered"
 	StepFrozen    = "frozen"  // clients are shut out
 	StepStopped   = "stopped" // the old server has ended
@@ -175,6 +176,9 @@ func (t *tx) beginChange(c *BeginEpoch, before Primaryship) {
 	if o := t.s.Order; o != nil {
 		ch.Statement = o.Statement
 		ch.Steps = append(ch.Steps, TimedStep{Name: StepOrdered, At: o.At})
+	}
+	if !c.Lost.IsZero() {
+		ch.Steps = append(ch.Steps, TimedStep{Name: StepLost, Node: before.Node, At: c.Lost})
 	}
 	n := len(t.s.Changes)
 	if n > 0 && !t.s.Changes[n-1].Opened {

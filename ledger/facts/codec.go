@@ -39,7 +39,8 @@ func (c Command) payloads() []struct {
 		{CmdSetPolicy, c.SetPolicy}, {CmdRaiseIncident, c.RaiseIncident}, {CmdClearIncident, c.ClearIncident},
 		{CmdSetLeaving, c.SetLeaving}, {CmdClearLeaving, c.ClearLeaving}, {CmdSetOrder, c.SetOrder},
 		{CmdClearOrder, c.ClearOrder}, {CmdNominate, c.Nominate}, {CmdSetOffline, c.SetOffline},
-		{CmdNotePhase, c.NotePhase}, {CmdReturned, c.Returned}, {CmdReform, c.Reform},
+		{CmdNotePhase, c.NotePhase}, {CmdReturned, c.Returned}, {CmdReform, c.Reform}, {CmdSchedule, c.Schedule},
+		{CmdUnschedule, c.Unschedule},
 	}
 }
 

@@ -40,6 +40,8 @@ const (
 	CmdNotePhase     CommandKind = "note-phase"
 	CmdReturned      CommandKind = "returned"
 	CmdReform        CommandKind = "reform"
+	CmdSchedule      CommandKind = "schedule"
+	CmdUnschedule    CommandKind = "unschedule"
 )
 
 // Found makes the group: Member becomes its first node, sole WAL voter, ledger
@@ -119,6 +121,9 @@ type BeginEpoch struct {
 	Cause    string     `json:"cause"`
 	Change   ChangeKind `json:"change"`
 	Decision string     `json:"decision"`
+	// Lost is when the last sign of life came of a primary that was lost, by
+	// the proposer's clock; zero when it was not lost.
+	Lost time.Time `json:"lost"`
 }
 
 // Nominate asks Store, which is to be assigned, to copy what it lacks from
@@ -227,6 +232,8 @@ type Command struct {
 	NotePhase     *NotePhase     `json:"note_phase,omitempty"`
 	Returned      *Returned      `json:"returned,omitempty"`
 	Reform        *Reform        `json:"reform,omitempty"`
+	Schedule      *Schedule      `json:"schedule,omitempty"`
+	Unschedule    *Unschedule    `json:"unschedule,omitempty"`
 
 	// Decision is the record of the decision that the command comes from, for
 	// people who ask why; it is handed on with the event, and never looked at.

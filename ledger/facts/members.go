@@ -71,7 +71,7 @@ func (t *tx) found(c *Found) *refusal {
 		return refuse(CodeNotData, "member %s cannot found a group: it has no PostgreSQL", m.Name)
 	}
 	p := c.Policy
-	if p == (Policy{}) {
+	if p.IsZero() {
 		p = DefaultPolicy()
 	}
 	if err := p.Validate(); err != nil {

@@ -37,6 +37,8 @@ type Order struct {
 	Deadline time.Time `json:"deadline"`
 	// Attempts counts the epochs begun under the order.
 	Attempts int `json:"attempts"`
+	// Scheduled is the id of the scheduled switchover that this is.
+	Scheduled string `json:"scheduled,omitempty"`
 	// Reformed: the group was formed anew under this order, without asking a
 	// majority of the group as it was.
 	Reformed bool `json:"reformed,omitempty"`
@@ -114,6 +116,9 @@ func (t *tx) setOrder(c *SetOrder) *refusal {
 		o.At = t.c.At
 	}
 	t.s.Order = &o
+	if s := t.s.Scheduled; s != nil && s.ID == o.Scheduled {
+		t.s.Scheduled = nil
+	}
 	if ch, ok := t.s.ChangeOf(p.Epoch); ok && p.Phase == PhaseFencing {
 		// No other epoch begins for it: it is part of the one under way.
 		ch.Statement = o.Statement

@@ -2,6 +2,9 @@ package facts
 
 import (
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"time"
 )
 
@@ -34,11 +37,94 @@ type Policy struct {
 	// SpoolMaxBytes bounds the WAL that a node keeps for others; beyond it a
 	// node that is too far behind needs a new base.
 	SpoolMaxBytes int64 `json:"spool_max_bytes"`
+	// StallTimeout is how long the primary's own probes of its disk and of its
+	// PostgreSQL may hang before it counts as failing. Too low replaces a
+	// primary over a slow disk.
+	StallTimeout time.Duration `json:"stall_timeout_ns"`
 	// StrictReads delays the opening of a new primary until the old one's
 	// lease has certainly ended.
 	StrictReads bool `json:"strict_reads"`
-	// Paused stops automatic failover; an operator's commands still work.
-	Paused bool `json:"paused"`
+	// Failover is what the group does by itself when its primary is lost.
+	Failover FailoverMode `json:"failover"`
+	// Paused stops automatic failover until PausedUntil, or for good when that
+	// is zero; an operator's commands still work.
+	Paused      bool      `json:"paused"`
+	PausedUntil time.Time `json:"paused_until"`
+	// Nodes is what differs between nodes, by name; a node without an entry is
+	// like any other.
+	Nodes map[string]NodePolicy `json:"nodes,omitempty"`
+}
+
+// FailoverMode is what the group does by itself when its primary is lost.
+type FailoverMode string
+
+// The modes. A policy of a ledger older than the modes has none, which means
+// automatic.
+const (
+	FailoverAutomatic FailoverMode = "automatic" // another node becomes primary
+	FailoverObserve   FailoverMode = "observe"   // it is said what would be done
+	FailoverManual    FailoverMode = "manual"    // nothing; the operator acts
+)
+
+// NodePolicy is what the operator decided for one node.
+type NodePolicy struct {
+	// Priority prefers a node as primary: among those that can take over as
+	// fast, the one with the highest is chosen.
+	Priority int `json:"priority,omitempty"`
+	// NoFailover keeps a node from becoming primary by itself.
+	NoFailover bool `json:"no_failover,omitempty"`
+	// NoVote keeps a node out of the quorum: commits never wait for it, and it
+	// cannot become primary. For a distant standby.
+	NoVote bool `json:"no_vote,omitempty"`
+	// ApplyDelay keeps a standby's database this far behind. Its log is not
+	// delayed. It is chosen as primary last.
+	ApplyDelay time.Duration `json:"apply_delay_ns,omitempty"`
+}
+
+// IsZero tells whether a node is like any other.
+func (n NodePolicy) IsZero() bool { return n == NodePolicy{} }
+
+// Of is what the policy says of the node of that name.
+func (p Policy) Of(node string) NodePolicy { return p.Nodes[node] }
+
+// With is the policy with another entry for a node; a zero one is left out.
+func (p Policy) With(node string, n NodePolicy) Policy {
+	nodes := maps.Clone(p.Nodes)
+	if nodes == nil {
+		nodes = map[string]NodePolicy{}
+	}
+	nodes[node] = n
+	if n.IsZero() {
+		delete(nodes, node)
+	}
+	if len(nodes) == 0 {
+		nodes = nil
+	}
+	p.Nodes = nodes
+	return p
+}
+
+// Mode is what the group does by itself at a time.
+func (p Policy) Mode(now time.Time) FailoverMode {
+	switch {
+	case p.PauseStands(now):
+		return FailoverManual
+	case p.Failover == "":
+		return FailoverAutomatic
+	}
+	return p.Failover
+}
+
+// PauseStands tells whether automatic failover is paused at a time.
+func (p Policy) PauseStands(now time.Time) bool {
+	return p.Paused && (p.PausedUntil.IsZero() || now.Before(p.PausedUntil))
+}
+
+// IsZero tells whether nothing was decided.
+func (p Policy) IsZero() bool {
+	nodes := p.Nodes
+	p.Nodes = nil
+	return len(nodes) == 0 && reflect.DeepEqual(p, Policy{})
 }
 
 // DefaultPolicy is the policy of a group that was given none.
@@ -52,6 +138,8 @@ func DefaultPolicy() Policy {
 		SwitchoverCatchup:     2 * time.Second,
 		SwitchoverMaxLagBytes: 16 << 20,
 		SpoolMaxBytes:         8 << 30,
+		StallTimeout:          5 * time.Second,
+		Failover:              FailoverAutomatic,
 	}
 }
 
@@ -61,12 +149,25 @@ func (p Policy) Validate() error {
 	if p.Durability != Quorum && p.Durability != Async {
 		return fmt.Errorf("policy key durability is %q, it must be %q or %q", p.Durability, Quorum, Async)
 	}
+	switch p.Failover {
+	case "", FailoverAutomatic, FailoverObserve, FailoverManual:
+	default:
+		return fmt.Errorf("policy key failover is %q, it must be %q, %q or %q", p.Failover, FailoverAutomatic, FailoverObserve, FailoverManual)
+	}
+	if err := p.validateNodes(); err != nil {
+		return err
+	}
+	stall := p.StallTimeout
+	if stall == 0 { // of a ledger older than the key
+		stall = DefaultPolicy().StallTimeout
+	}
 	for _, d := range []struct {
 		key       string
 		v, lo, hi time.Duration
 	}{
 		{"isolation_timeout", p.IsolationTimeout, 500 * time.Millisecond, time.Minute},
 		{"silence_timeout", p.SilenceTimeout, 200 * time.Millisecond, time.Minute},
+		{"stall_timeout", stall, time.Second, 10 * time.Minute},
 		{"restart_grace", p.RestartGrace, 0, time.Hour},
 		{"pair_alone_after", p.PairAloneAfter, time.Second, 24 * time.Hour},
 		{"switchover_catchup", p.SwitchoverCatchup, 100 * time.Millisecond, time.Minute},
@@ -84,6 +185,31 @@ func (p Policy) Validate() error {
 	} {
 		if b.v < b.lo || b.v > b.hi {
 			return fmt.Errorf("policy key %s is %d bytes, it must be between %d and %d", b.key, b.v, b.lo, b.hi)
+		}
+	}
+	return nil
+}
+
+// The bounds of what a policy says of nodes.
+const (
+	maxNodePolicies = 64
+	maxPriority     = 1000
+	maxApplyDelay   = 30 * 24 * time.Hour
+)
+
+func (p Policy) validateNodes() error {
+	if len(p.Nodes) > maxNodePolicies {
+		return fmt.Errorf("the policy names %d nodes, at most %d are possible", len(p.Nodes), maxNodePolicies)
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Nodes)) {
+		n := p.Nodes[name]
+		switch {
+		case !plain(name):
+			return fmt.Errorf("policy key node.%s names no node: a name has letters, digits, - and _", clip(name))
+		case n.Priority < -maxPriority || n.Priority > maxPriority:
+			return fmt.Errorf("policy key node.%s.priority is %d, it must be between %d and %d", name, n.Priority, -maxPriority, maxPriority)
+		case n.ApplyDelay < 0 || n.ApplyDelay > maxApplyDelay:
+			return fmt.Errorf("policy key node.%s.apply_delay is %s, it must be between 0 and %s", name, n.ApplyDelay, maxApplyDelay)
 		}
 	}
 	return nil

@@ -195,6 +195,8 @@ type State struct {
 	// phases of it that were reported before its epoch began.
 	Order *Order      `json:"order,omitempty"`
 	Early []TimedStep `json:"early,omitempty"`
+	// Scheduled is the switchover that is to begin at a time, nil when none is.
+	Scheduled *Scheduled `json:"scheduled,omitempty"`
 	// Offline is set while clients are kept out on the operator's word.
 	Offline *Offline `json:"offline,omitempty"`
 	// Changes are the newest changes of the primaryship, oldest first, bounded.
