@@ -54,11 +54,12 @@ type Agent struct {
 	cfg AgentConfig
 	log *slog.Logger
 
-	mu     sync.Mutex
-	guard  *guard.Client
-	run    PrimaryRun
-	server decide.Server
-	roleIs decide.Role
+	mu      sync.Mutex
+	guard   *guard.Client
+	run     PrimaryRun
+	server  decide.Server
+	roleIs  decide.Role
+	endedAt time.Time // when server.Ended was last moved
 	// replayed is how far the running standby has come.
 	replayed, replayedTo pos.LSN
 	flows                bool      // it streams
@@ -134,6 +135,9 @@ func (a *Agent) Server() decide.Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.server
+	if !a.endedAt.IsZero() {
+		s.EndedFor = max(time.Since(a.endedAt), 1)
+	}
 	if a.guard != nil {
 		s.PID = a.guard.PostmasterPID()
 	}
@@ -339,7 +343,7 @@ func (a *Agent) inside(ctx context.Context, as role.Assignment) {
 func (a *Agent) ended(e pos.Epoch, err error) {
 	a.set(func(s *decide.Server) {
 		if s.Ended.Less(e) {
-			s.Ended = e
+			s.Ended, a.endedAt = e, time.Now()
 		}
 		s.State = decide.ServerStopped
 		s.Problem = err.Error()

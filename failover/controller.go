@@ -9,6 +9,7 @@ import (
 
 	"understudy/failover/decide"
 	"understudy/ledger/facts"
+	"understudy/shipper/pos"
 )
 
 // Controller decides for the group while its node leads the ledger.
@@ -25,6 +26,37 @@ type Controller struct {
 	lastTransfer time.Time
 	began        time.Time
 	lastRefused  string
+	seen         sightings
+}
+
+// sightings is when this node, leading, first saw what the ledger has with a
+// time that may be of another host's clock.
+type sightings struct {
+	epoch   pos.Epoch
+	epochAt time.Time
+	leaving map[string]sighting // by store
+}
+
+type sighting struct {
+	of facts.Leaving
+	at time.Time
+}
+
+// look notes what of st is new.
+func (s *sightings) look(st facts.State, now time.Time) (leaving map[string]time.Time) {
+	if e := st.Primary.Epoch; e != s.epoch || s.epochAt.IsZero() {
+		s.epoch, s.epochAt = e, now
+	}
+	had := s.leaving
+	s.leaving, leaving = map[string]sighting{}, map[string]time.Time{}
+	for store, l := range st.Leaving {
+		was, ok := had[store]
+		if !ok || was.of != l {
+			was = sighting{l, now}
+		}
+		s.leaving[store], leaving[store] = was, was.at
+	}
+	return leaving
 }
 
 // Run decides until ctx ends.
@@ -38,6 +70,7 @@ func (c *Controller) Run(ctx context.Context) {
 		_, self := c.Ledger.Leader()
 		if self != led {
 			led = self
+			c.seen = sightings{}
 			ready = false
 			c.Log.Info("ledger leadership", "leader", self)
 		}
@@ -82,6 +115,8 @@ func (c *Controller) step(ctx context.Context) bool {
 		Now: time.Now(), SelfStore: c.Store, State: c.Ledger.State(),
 		Reports: c.Reports(), Raft: servers, LastTransfer: c.lastTransfer, Began: c.began,
 	}
+	o.LeavingSeen = c.seen.look(o.State, o.Now)
+	o.EpochSeen = c.seen.epochAt
 	plan := decide.Decide(o)
 	if plan.Empty() {
 		return false

@@ -29,7 +29,7 @@ var errFrozen = errors.New("stopped for a switchover")
 func (a *Agent) freeze(ctx context.Context, g *guard.Client, run PrimaryRun, o facts.Order) error {
 	a.step("freeze")
 	err := a.keepLease(ctx, g, run, func(ctx context.Context) error {
-		ctx, cancel := context.WithDeadline(ctx, time.Now().Add(time.Until(o.Deadline)-freezeMargin))
+		ctx, cancel := context.WithDeadline(ctx, time.Now().Add(o.Deadline.Sub(o.At)-freezeMargin))
 		defer cancel()
 		return a.cfg.Server.Checkpoint(ctx)
 	})

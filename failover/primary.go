@@ -481,12 +481,11 @@ func (a *Agent) clearLeaving() {
 // once the ledger knows of the restart.
 func (a *Agent) leaveRunning(g *guard.Client) {
 	st := a.cfg.Ledger.State()
-	until := time.Now().Add(st.Policy.RestartGrace)
 	bootUntil := guard.Boottime() + st.Policy.RestartGrace
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdSetLeaving,
-		SetLeaving: &facts.SetLeaving{Leaving: facts.Leaving{Store: a.cfg.Store, Kind: facts.LeavingRestarting, Until: until}}})
+		SetLeaving: &facts.SetLeaving{Leaving: facts.Leaving{Store: a.cfg.Store, Kind: facts.LeavingRestarting, For: st.Policy.RestartGrace}}})
 	if err == nil {
 		err = g.Extend(bootUntil)
 	}

@@ -14,7 +14,7 @@ import (
 const maxAnswerBytes = 4 << 20
 
 // HandlePropose is the leader's side of Forwarder.Propose: it applies an
-// encoded command and returns the encoded outcome, a refusal included. It
+// encoded command, stamped anew, and returns the encoded outcome, a refusal included. It
 // returns ErrNotLeader when this node does not lead: it never forwards again.
 func (l *Ledger) HandlePropose(ctx context.Context, cmd []byte) ([]byte, error) {
 	c, err := facts.DecodeCommand(cmd)
@@ -23,6 +23,12 @@ func (l *Ledger) HandlePropose(ctx context.Context, cmd []byte) ([]byte, error) 
 	}
 	if c.ID == "" {
 		return encodeOutcome(facts.Outcome{Code: facts.CodeBadCommand, Refused: "a forwarded command needs an id"})
+	}
+	// Decisions compare the ledger's times with the leader's clock, so that
+	// clocks of other hosts shall not be among them.
+	c.At = l.cfg.Now().UTC()
+	if cmd, err = facts.EncodeCommand(c); err != nil {
+		return encodeOutcome(facts.Outcome{Code: facts.CodeBadCommand, Refused: err.Error()})
 	}
 	out, err := l.applyHere(ctx, cmd)
 	if err != nil {

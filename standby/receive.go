@@ -100,7 +100,8 @@ func (r *Receiver) data(s *stream, p []byte, more bool, kick chan struct{}) erro
 	end := h.LSN + pos.LSN(len(b))
 	if h.SourceEnd.Sub(end) > bulk {
 		r.mu.Lock()
-		r.heard(h.Committed, h.SourceEnd)
+		r.flushed = time.Duration(h.FlushedAt)
+		r.heard(s, h.Committed, h.SourceEnd)
 		r.mu.Unlock()
 		s.bulk = true
 		return s.belt.Put(h.LSN, b) // the disk is waited for on another goroutine
@@ -115,7 +116,8 @@ func (r *Receiver) data(s *stream, p []byte, more bool, kick chan struct{}) erro
 		return err
 	}
 	r.mu.Lock()
-	r.heard(h.Committed, h.SourceEnd)
+	r.flushed = time.Duration(h.FlushedAt)
+	r.heard(s, h.Committed, h.SourceEnd)
 	feeding := r.fedSoon(end)
 	r.mu.Unlock()
 	switch {
@@ -145,10 +147,11 @@ func wake(ch chan struct{}) {
 }
 
 // heard takes the primary's word on committed and its end; r.mu is held.
-func (r *Receiver) heard(committed, sourceEnd pos.LSN) {
+func (r *Receiver) heard(s *stream, committed, sourceEnd pos.LSN) {
 	r.sourceEnd = max(r.sourceEnd, sourceEnd)
 	if committed > r.committed {
 		r.committed = committed
+		r.moved, r.movedIn = time.Now(), s.hello.Epoch
 		if !r.atOnce {
 			r.notify()
 		}
@@ -165,7 +168,7 @@ func (r *Receiver) beat(s *stream, p []byte) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.heard(b.Committed, b.SourceEnd)
+	r.heard(s, b.Committed, b.SourceEnd)
 	r.floor = max(r.floor, b.Floor)
 	if r.cur != s {
 		return net.ErrClosed

@@ -65,6 +65,12 @@ type Snapshot struct {
 	Since     time.Time // of the session, or of its end
 	Feeding   bool      // the local walreceiver is connected
 	Problem   string
+	// Moved is when Committed last moved here, by log of the epoch MovedIn; zero
+	// when it never has. Flushed is when the primary's PostgreSQL had flushed the
+	// newest log that came, by that host's clock.
+	Moved   time.Time
+	MovedIn pos.Epoch
+	Flushed time.Duration
 }
 
 // Receiver takes streams; at most one at a time, the newest wins.
@@ -78,6 +84,9 @@ type Receiver struct {
 	cur       *stream
 	held      bool // fenced beyond the adopted lineage, or no primary heard yet
 	committed pos.LSN
+	moved     time.Time // committed last did, by log of the epoch movedIn
+	movedIn   pos.Epoch
+	flushed   time.Duration // when the newest log was, by the primary's clock
 	sourceEnd pos.LSN
 	floor     pos.LSN
 	fed       pos.LSN // durable by the local walreceiver's flush
@@ -344,6 +353,7 @@ func (r *Receiver) Snapshot() Snapshot {
 	s := Snapshot{
 		Lineage: sp.Lineage(), Fence: sp.Fence(), Received: sp.End(), Durable: r.durable(), Applied: r.applied,
 		Committed: r.committed, SourceEnd: r.sourceEnd, Floor: r.floor, Since: r.since, Feeding: r.feeding, Problem: r.problem,
+		Moved: r.moved, MovedIn: r.movedIn, Flushed: r.flushed,
 	}
 	if r.cur != nil {
 		s.From = r.cur.hello.Node

@@ -66,19 +66,23 @@ func beginEnded(o Observation) ([]Action, string) {
 		return nil, ""
 	}
 	rep, gone := ended(o)
-	if !gone || p.Phase != facts.PhaseOpened && o.Now.Sub(p.Since) < retryStart {
+	if !gone || p.Phase != facts.PhaseOpened && o.epochAge() < retryStart {
 		return nil, ""
 	}
 	why := fmt.Sprintf("PostgreSQL of %s has ended", p.Node)
 	if rep.Server.Problem != "" {
 		why += ": " + rep.Server.Problem
 	}
-	return begin(o, facts.ChangeRestart, why), why
+	acts := begin(o, facts.ChangeRestart, why)
+	if rep.Server.EndedFor > 0 {
+		acts[0].Command.BeginEpoch.Lost = o.Now.Add(-rep.Server.EndedFor)
+	}
+	return acts, why
 }
 
 func beginStalled(o Observation) ([]Action, string) {
 	p := o.State.Primary
-	if !held(p) || p.Phase == facts.PhaseOpened || o.Now.Sub(p.Since) < stalledAfter {
+	if !held(p) || p.Phase == facts.PhaseOpened || o.epochAge() < stalledAfter {
 		return nil, ""
 	}
 	if !o.silent(p.Store) {

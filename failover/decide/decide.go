@@ -24,6 +24,11 @@ type Observation struct {
 	Reports      map[string]Heard // newest report by store, the leader's own included
 	Raft         []RaftServer
 	LastTransfer time.Time // when ledger leadership was last handed on from here
+	// EpochSeen is when this leader first saw the present epoch, and LeavingSeen
+	// when it saw that a store announced that it leaves: times in the ledger may
+	// be of another host's clock. Zero, or no entry: the ledger's time is taken.
+	EpochSeen   time.Time            `json:",omitzero"`
+	LeavingSeen map[string]time.Time `json:",omitempty"`
 	// Began is since when this node has listened to the others: what it has not
 	// heard in a shorter time is no silence.
 	Began time.Time
@@ -90,10 +95,17 @@ func Rules() []Rule {
 		{"begin-founding", "begin the first epoch of a group", beginFounding, primaryEvidence},
 		{"begin-ordered", "begin a new epoch for what the operator ordered", beginOrdered, primaryEvidence},
 		{"begin-ended", "begin a new epoch after the primary's server has ended", beginEnded, primaryEvidence},
+		{"begin-failing", "replace a primary whose own daemon says that it cannot serve", replace("begin-failing"), lossEvidence},
+		{"begin-refused", "replace a primary whose host refuses connections from a majority", replace("begin-refused"), lossEvidence},
+		{"begin-silent", "replace a primary that a majority does not hear", replace("begin-silent"), lossEvidence},
 		{"begin-stalled", "begin a new epoch when the elected node fell silent before it opened", beginStalled, primaryEvidence},
+		{"loss-incident", "say why a lost primary is not replaced", lossIncident, lossEvidence},
 		{"order-over", "give up an order that the primary did not follow", orderOver, primaryEvidence},
 		{"assign", "assign the primary when a majority has fenced", assign, electionEvidence},
 		{"stuck", "say what a group without a primary waits for", stuck, nil},
+		{"switchover-leaving", "hand over from a primary that is stopping", switchoverLeaving, primaryEvidence},
+		{"switchover-due", "begin the scheduled switchover, or give it up", switchoverDue, primaryEvidence},
+		{"pause-over", "end a pause whose time is over", pauseOver, nil},
 		{"pair-vote", "move the ledger's only vote to the new primary of a pair", pairVote, nil},
 		{"raft-forget", "remove a ledger server that is no member", raftForget, nil},
 		{"raft-restore", "add a member that the ledger's servers lack", raftRestore, nil},
@@ -103,8 +115,10 @@ func Rules() []Rule {
 		{"voter-withdraw", "give up a candidate voter that fell silent", voterWithdraw, nil},
 		{"voter-admit", "give the vote to a candidate that has caught up", voterAdmit, nil},
 		{"pair-alone", "let the primary of a pair go on without its lost standby", pairAlone, primaryEvidence},
+		{"voter-drop", "take the vote of a node that shall have none", voterDrop, nil},
 		{"voter-propose", "propose the next voter", voterPropose, nil},
 		{"ledger-vote", "give ledger votes to the WAL voters", ledgerVote, nil},
+		{"ledger-unvote", "take the ledger vote of a node that shall have none", ledgerUnvote, nil},
 		{"leaving-over", "forget an announced restart whose time is over", leavingOver, nil},
 		{"pair-incident", "say that the primary of a pair goes on alone, and when that is over", pairIncident, nil},
 		{"incident-raise", "record what a node complains of", incidentRaise, nil},
@@ -136,7 +150,7 @@ func command(c facts.Command) Action { return Action{Command: &c} }
 // fresh is the newest report of a store when it is young enough.
 func (o Observation) fresh(store string) (Report, bool) {
 	h, ok := o.Reports[store]
-	if !ok || o.Now.Sub(h.At) > Fresh {
+	if !ok || h.Gone || o.Now.Sub(h.At) > Fresh {
 		return Report{}, false
 	}
 	return h.Report, true
@@ -166,6 +180,14 @@ func (o Observation) link(node string) (Link, bool) {
 	return Link{}, false
 }
 
+// epochAge is for how long the present epoch has been known here.
+func (o Observation) epochAge() time.Duration {
+	if o.EpochSeen.IsZero() {
+		return o.Now.Sub(o.State.Primary.Since)
+	}
+	return o.Now.Sub(o.EpochSeen)
+}
+
 func (o Observation) name(store string) string { return o.State.NameOf(store) }
 
 func beginFounding(o Observation) ([]Action, string) {
@@ -187,7 +209,7 @@ func stuck(o Observation) ([]Action, string) {
 	if p.Phase == facts.PhaseOpened && standing {
 		return []Action{command(facts.Command{Kind: facts.CmdClearIncident, ClearIncident: &facts.ClearIncident{Key: stuckKey}})}, "a primary is open"
 	}
-	if p.Phase != facts.PhaseFencing || o.Now.Sub(p.Since) < stuckAfter {
+	if p.Phase != facts.PhaseFencing || o.epochAge() < stuckAfter {
 		return nil, ""
 	}
 	text := "No primary: "

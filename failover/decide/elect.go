@@ -1,8 +1,10 @@
 package decide
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +16,9 @@ const (
 	// copyPatience is how long a candidate may copy without getting any further
 	// before another one is tried.
 	copyPatience = 5 * time.Second
+	// replayMuch is how much more log a preferred candidate may have to replay
+	// than another: about two seconds of it.
+	replayMuch = 80 << 20
 )
 
 // choice is who shall be primary: store, after it has copied from donor if
@@ -61,7 +66,7 @@ type election struct {
 // without a primary.
 func elect(o Observation) choice {
 	p := o.State.Primary
-	e := &election{o: o, p: p, late: o.Now.Sub(p.Since) > o.State.Policy.SwitchoverCatchup}
+	e := &election{o: o, p: p, late: o.epochAge() > o.State.Policy.SwitchoverCatchup}
 	for _, s := range sortedKeys(p.Fence) {
 		if o.State.IsVoter(s) && (e.top == "" || e.better(s, e.top)) {
 			e.top = s
@@ -128,6 +133,9 @@ func (e *election) reject(store, why string) {
 	e.out.rejected = append(e.out.rejected, Rejected{e.o.name(store), why})
 }
 
+// notFenced is why a store is unfit that may be fit in a moment.
+const notFenced = "has not reported its log"
+
 // unfit says why a store cannot be elected at all; "" when it can.
 func (e *election) unfit(store string) string {
 	m, ok := e.o.State.Members[store]
@@ -142,14 +150,17 @@ func (e *election) unfit(store string) string {
 	case !e.o.State.IsVoter(store):
 		return "has no WAL vote, so its log proves nothing"
 	}
+	rep, alive := e.o.fresh(store)
+	if alive && rep.Server.Failing != "" {
+		return "cannot serve: " + rep.Server.Failing
+	}
 	f, ok := e.p.Fence[store]
 	if !ok {
-		return "has not reported its log"
+		return notFenced
 	}
 	if ord := e.o.State.Order; f.Opened && f.LSN > f.Pos.LSN && (ord == nil || !ord.Force || ord.To != store) {
 		return fmt.Sprintf("has a database that goes to %s, but the group vouches for it only up to %s: it has to be rewound to another primary", f.LSN, f.Pos)
 	}
-	rep, alive := e.o.fresh(store)
 	if !alive {
 		return "is silent"
 	}
@@ -224,33 +235,94 @@ func (e *election) previous() bool {
 		return false
 	}
 	_, alive := e.o.fresh(prev)
-	paused := e.o.State.Policy.Paused && e.o.State.Order == nil
-	if paused || alive && !e.late {
+	pinned := e.o.State.Policy.Mode(e.o.Now) != facts.FailoverAutomatic && e.o.State.Order == nil
+	if pinned || alive && why == notFenced && !e.late {
 		return e.waitFor(fmt.Sprintf("%s, which was primary, %s", e.o.name(prev), why))
 	}
 	e.reject(prev, why)
 	return false
 }
 
-// complete takes any node that holds everything.
+// complete takes the best of the nodes that hold everything.
 func (e *election) complete() bool {
-	for _, s := range sortedKeys(e.p.Fence) {
-		why := e.unfit(s)
-		switch {
+	best := ""
+	for _, s := range e.byPreference() {
+		switch why := e.unwilling(s); {
 		case why != "":
 			e.reject(s, why)
-		case e.holds(s):
-			return e.take(s, fmt.Sprintf("%s holds %s, as much as any that reported", e.o.name(s), e.p.Fence[s].Pos))
+		case !e.holds(s):
+		case best == "":
+			best = s
+		default:
+			e.reject(s, fmt.Sprintf("holds %s too, but %s is preferred", e.p.Fence[s].Pos, e.o.name(best)))
 		}
 	}
-	return false
+	if best == "" {
+		return false
+	}
+	return e.take(best, fmt.Sprintf("%s holds %s, as much as any that reported", e.o.name(best), e.p.Fence[best].Pos))
+}
+
+// unwilling says why a store is not elected when nobody named it.
+func (e *election) unwilling(store string) string {
+	if why := e.unfit(store); why != "" {
+		return why
+	}
+	if e.o.State.Policy.Of(e.o.name(store)).NoFailover && store != e.p.Previous {
+		return "is never chosen by itself (no_failover); use: understudy failover --to " + e.o.name(store)
+	}
+	return ""
+}
+
+// byPreference are the stores that fenced, the best candidate first: one that
+// is delayed comes last, one that has much to replay after one that has little,
+// then the operator's priority counts, then what is left to replay.
+func (e *election) byPreference() []string {
+	type rank struct {
+		delayed bool
+		slow    bool
+		prio    int
+		left    uint64
+	}
+	ranks, least := map[string]rank{}, uint64(math.MaxUint64)
+	for s, f := range e.p.Fence {
+		p := e.o.State.Policy.Of(e.o.name(s))
+		r := rank{delayed: p.ApplyDelay > 0, prio: p.Priority}
+		if rep, alive := e.o.fresh(s); alive {
+			r.left = f.Pos.LSN.Sub(min(f.Pos.LSN, rep.Applied))
+		}
+		if e.unwilling(s) == "" && e.holds(s) {
+			least = min(least, r.left)
+		}
+		ranks[s] = r
+	}
+	for s, r := range ranks {
+		r.slow = r.left > least && r.left-least > replayMuch
+		ranks[s] = r
+	}
+	out := sortedKeys(e.p.Fence)
+	slices.SortStableFunc(out, func(a, b string) int {
+		x, y := ranks[a], ranks[b]
+		return cmp.Or(falseFirst(x.delayed, y.delayed), falseFirst(x.slow, y.slow), cmp.Compare(y.prio, x.prio), cmp.Compare(x.left, y.left))
+	})
+	return out
+}
+
+func falseFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // copying takes the fit node that has the most and can get the rest.
 func (e *election) copying() bool {
 	best := ""
-	for _, s := range sortedKeys(e.p.Fence) {
-		if e.unfit(s) != "" {
+	for _, s := range e.byPreference() {
+		if e.unwilling(s) != "" {
 			continue
 		}
 		if why := e.cannotCopy(s); why != "" {

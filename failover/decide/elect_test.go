@@ -61,7 +61,8 @@ func TestElect(t *testing.T) {
 		{"PreviousIsNotWaitedForLong", nil, all{"B": 300, "W": 300}, late, nil, "B", "main has not reported its log"},
 		{"PreviousIsSilent", nil, all{"B": 300, "W": 300}, 0, silent("A"), "B", "main has not reported its log"},
 		{"PreviousReportedAndFellSilent", nil, all{"A": 300, "B": 300, "W": 300}, 0, silent("A"), "B", "main is silent"},
-		{"PreviousCannotStart", nil, all{"A": 300, "B": 300}, 0, failed("A"), "", ""},
+		{"PreviousCannotStart", nil, all{"A": 300, "B": 300}, 0, failed("A"), "B", "main cannot start PostgreSQL: no pg_control"},
+		{"PreviousHasNotFencedYet", nil, all{"B": 300, "W": 300}, 0, nil, "", ""},
 		{"PreviousCannotStartForLong", nil, all{"A": 300, "B": 300}, late, failed("A"), "B", "main cannot start PostgreSQL: no pg_control"},
 		{"PreviousLostLog", nil, all{"A": 290, "B": 300}, 0, nil, "B", "it has lost log that it had flushed"},
 		{"PreviousFailedInThisEpoch", nil, all{"A": 300, "B": 300}, late, func(l *lab) {

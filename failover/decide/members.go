@@ -172,7 +172,7 @@ func voterPropose(o Observation) ([]Action, string) {
 	}
 	for _, s := range sortedKeys(o.State.Members) {
 		m := o.State.Members[s]
-		if _, alive := o.fresh(s); !alive || o.State.IsVoter(s) {
+		if _, alive := o.fresh(s); !alive || o.State.IsVoter(s) || o.State.Policy.Of(m.Name).NoVote {
 			continue
 		}
 		l, ok := o.link(m.Name)
@@ -210,6 +210,57 @@ func ledgerVote(o Observation) ([]Action, string) {
 			{RaftAdd: &RaftServer{Store: s, Address: m.Address, Voter: true}},
 			command(facts.Command{Kind: facts.CmdSetLedgerVote, SetLedgerVote: &facts.SetLedgerVote{Store: s, Voter: true}}),
 		}, fmt.Sprintf("%s votes on the log, so it votes in the ledger", m.Name)
+	}
+	return nil, ""
+}
+
+// voterDrop takes the WAL vote of a node that the policy gives none. The
+// primary keeps its own: it counts itself.
+func voterDrop(o Observation) ([]Action, string) {
+	v := o.State.Voters
+	if !steady(o) || v.Proposed != nil || len(v.Stores) == 1 || o.State.Order != nil {
+		return nil, ""
+	}
+	for _, s := range v.Stores {
+		if !o.State.Policy.Of(o.name(s)).NoVote || s == o.State.Primary.Store {
+			continue
+		}
+		return []Action{command(facts.Command{Kind: facts.CmdDropVoter, DropVoter: &facts.DropVoter{Store: s}})},
+			fmt.Sprintf("the policy gives %s no vote", o.name(s))
+	}
+	return nil, ""
+}
+
+// ledgerUnvote takes the ledger vote of a node whose WAL vote was taken: a
+// group of three or more has the same voters for both.
+func ledgerUnvote(o Observation) ([]Action, string) {
+	if !steady(o) || len(o.State.Members) < 3 {
+		return nil, ""
+	}
+	others := 0
+	for _, m := range o.State.Members {
+		if m.LedgerVoter && o.State.IsVoter(m.Store) {
+			others++
+		}
+	}
+	for _, s := range sortedKeys(o.State.Members) {
+		m := o.State.Members[s]
+		if !m.LedgerVoter || o.State.IsVoter(s) || !o.State.Policy.Of(m.Name).NoVote || others == 0 {
+			continue
+		}
+		why := fmt.Sprintf("the policy gives %s no vote", m.Name)
+		if s == o.SelfStore {
+			for _, t := range o.State.Voters.Stores {
+				if _, alive := o.fresh(t); alive && o.State.Members[t].LedgerVoter {
+					return []Action{{Transfer: t}}, why
+				}
+			}
+			continue
+		}
+		return []Action{
+			{RaftAdd: &RaftServer{Store: s, Address: m.Address, Voter: false}},
+			command(facts.Command{Kind: facts.CmdSetLedgerVote, SetLedgerVote: &facts.SetLedgerVote{Store: s, Voter: false}}),
+		}, why
 	}
 	return nil, ""
 }

@@ -39,19 +39,10 @@ const (
 // with a WAL vote, the one that has applied most.
 func (o Observation) target(to string) (facts.Member, string) {
 	if to == "" {
-		var best facts.Member
-		var at pos.LSN
-		for _, s := range sortedKeys(o.State.Members) {
-			m := o.State.Members[s]
-			rep, alive := o.fresh(s)
-			if m.Kind == facts.KindData && m.Seeded && s != o.State.Primary.Store && o.State.IsVoter(s) && alive && (best.Store == "" || rep.Applied > at) {
-				best, at = m, rep.Applied
-			}
+		if best := o.bestStandby(); best.Store != "" {
+			return best, ""
 		}
-		if best.Store == "" {
-			return best, "no standby is ready to take over; start one, or wait until it is seeded and has its vote"
-		}
-		return best, ""
+		return facts.Member{}, "no standby is ready to take over; start one, or wait until it is seeded and has its vote"
 	}
 	m, ok := o.State.MemberByName(to)
 	switch {
@@ -70,6 +61,27 @@ func (o Observation) target(to string) (facts.Member, string) {
 		return m, fmt.Sprintf("%s is not heard; start its daemon first", to)
 	}
 	return m, ""
+}
+
+// bestStandby is whom an operator means who names nobody: of those that could
+// take over by themselves the one with the highest priority, then the one that
+// has applied most.
+func (o Observation) bestStandby() facts.Member {
+	var best facts.Member
+	var at pos.LSN
+	able, _ := o.successors()
+	for _, s := range able {
+		m := o.State.Members[s]
+		rep, _ := o.fresh(s)
+		mine, its := o.State.Policy.Of(m.Name), o.State.Policy.Of(best.Name)
+		if mine.ApplyDelay > 0 {
+			continue
+		}
+		if best.Store == "" || mine.Priority > its.Priority || mine.Priority == its.Priority && rep.Applied > at {
+			best, at = m, rep.Applied
+		}
+	}
+	return best
 }
 
 // voices counts the WAL voters that are heard, without one of them.

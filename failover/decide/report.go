@@ -44,6 +44,8 @@ type Server struct {
 	Major        int          `json:"major,omitempty"`
 	Timeline     pos.Timeline `json:"timeline,omitempty"`
 	StartedEpoch pos.Epoch    `json:"started_epoch"` // epoch in force when it was started for writing
+	// EndedFor is for how long that end has been known.
+	EndedFor time.Duration `json:"ended_for_ns,omitempty"`
 	// Failing is why this server, or the disk below it, cannot serve, found by
 	// the daemon's own probes; "" when it can. FailingFor is since how long.
 	Failing    string        `json:"failing,omitempty"`
@@ -131,8 +133,7 @@ type Report struct {
 	Boot   string    `json:"boot"` // one run of the daemon
 	Seq    uint64    `json:"seq"`
 	SentAt time.Time `json:"sent_at"` // sender's clock
-	// Clock is the sender's time since its host's start; its log frames carry
-	// the same clock.
+	// Clock is the sender's clock, as its log frames carry it.
 	Clock   time.Duration `json:"clock_ns,omitempty"`
 	Version string        `json:"version"`
 	PID     int           `json:"pid"`
@@ -177,4 +178,7 @@ type Report struct {
 type Heard struct {
 	Report Report
 	At     time.Time
+	// Gone: the connection on which it came has ended since. The node's process
+	// has, or the way to it.
+	Gone bool `json:",omitempty"`
 }

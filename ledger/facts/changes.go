@@ -37,7 +37,7 @@ const (
 	StepReturned  = "returned" // the old primary is a standby again
 )
 
-// TimedStep is one step of a change. At is the clock of the node that said so.
+// TimedStep is one step of a change. At is the clock of the ledger's leader then.
 type TimedStep struct {
 	Name string    `json:"name"`
 	Node string    `json:"node,omitempty"`

@@ -197,7 +197,7 @@ type ClearLeaving struct {
 
 // Command is one proposed change: exactly one of the pointers is set. An empty
 // Kind is taken from it. ID, if not empty, makes repeating the command safe:
-// the repetition returns the first outcome. At is the proposer's clock and is
+// the repetition returns the first outcome. At is the clock of the ledger's leader and is
 // recorded, never decided by.
 type Command struct {
 	Kind CommandKind `json:"kind"`

@@ -85,6 +85,9 @@ func (t *tx) setLeaving(l Leaving) *refusal {
 	if l.Kind != LeavingRestarting && l.Kind != LeavingStopping {
 		return refuse(CodeBadCommand, "%s leaves as %q, which is neither %q nor %q", m.Name, clip(l.Kind), LeavingRestarting, LeavingStopping)
 	}
+	if l.For > 0 {
+		l.Until = t.c.At.Add(l.For)
+	}
 	t.s.Leaving = with(t.s.Leaving, l.Store, l)
 	t.event("leaving", l.Store, SeverityInfo, "%s is %s", m.Name, l.Kind)
 	return nil

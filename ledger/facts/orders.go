@@ -112,7 +112,11 @@ func (t *tx) setOrder(c *SetOrder) *refusal {
 	if o.From == "" {
 		o.From = p.Previous
 	}
-	if o.At.IsZero() {
+	if !o.At.IsZero() && !t.c.At.IsZero() {
+		// The same time left, by the clock of the command.
+		o.Deadline = t.c.At.Add(o.Deadline.Sub(o.At))
+	}
+	if !t.c.At.IsZero() {
 		o.At = t.c.At
 	}
 	t.s.Order = &o

@@ -146,6 +146,9 @@ type Leaving struct {
 	Store string    `json:"store"`
 	Kind  string    `json:"kind"` // LeavingRestarting or LeavingStopping
 	Until time.Time `json:"until"`
+	// For is how long that is; when it is set, Until is the time of the command
+	// and For.
+	For time.Duration `json:"for_ns,omitempty"`
 }
 
 // The severities of incidents and events.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"understudy/failover/decide"
@@ -84,6 +85,8 @@ type control struct {
 	read    func(context.Context) ([]byte, error)
 	reseed  func(context.Context, []byte) ([]byte, error)
 
+	ears *ears
+
 	mu    sync.Mutex
 	heard map[string]decide.Heard // by store
 	out   map[string]*outgoing    // by node name
@@ -94,7 +97,7 @@ type control struct {
 }
 
 func newControl(self string, n link.Network, log *slog.Logger) *control {
-	return &control{self: self, net: n, log: log, heard: map[string]decide.Heard{}, out: map[string]*outgoing{}, fresh: make(chan struct{}),
+	return &control{ears: newEars(), self: self, net: n, log: log, heard: map[string]decide.Heard{}, out: map[string]*outgoing{}, fresh: make(chan struct{}),
 		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 }
 
@@ -178,6 +181,7 @@ func (c *control) run(ctx context.Context) {
 // align starts and ends connections, and encodes the newest report, which is
 // sent at once when it is news.
 func (c *control) align(ctx context.Context, news bool) {
+	c.ears.listen()
 	body, err := json.Marshal(c.report())
 	if err != nil {
 		c.log.Error("encode report", "error", err)
@@ -235,6 +239,9 @@ func (c *control) keep(ctx context.Context, o *outgoing) {
 
 func (c *control) talk(ctx context.Context, o *outgoing) error {
 	conn, _, err := c.net.Dial(ctx, o.to.Address, link.Control, o.to.Name)
+	if c.ears.answered(o.to.Name, errors.Is(err, syscall.ECONNREFUSED)) {
+		c.hurry()
+	}
 	if err != nil {
 		return err
 	}
@@ -412,12 +419,25 @@ func (c *control) handle(ctx context.Context, conn net.Conn, peer link.Peer) {
 	}
 }
 
+// says is what a report may say that the controller should look at now: that
+// the server is failing, or that a host refuses connections.
+func says(r decide.Report) string {
+	text := r.Server.Failing
+	for _, h := range r.Hears {
+		if decide.Refuses(h.Refusals, h.RefusedFor) {
+			text += "/" + h.Store
+		}
+	}
+	return text
+}
+
 func (c *control) hear(rep decide.Report) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.heard[rep.Store].Report
 	c.heard[rep.Store] = decide.Heard{Report: rep, At: time.Now()}
-	if old.Server.Ended != rep.Server.Ended || old.Server.State != rep.Server.State || old.Role != rep.Role || old.Boot != rep.Boot {
+	c.ears.report(rep)
+	if old.Server.Ended != rep.Server.Ended || old.Server.State != rep.Server.State || old.Role != rep.Role || old.Boot != rep.Boot || says(old) != says(rep) {
 		select {
 		case c.wake <- struct{}{}:
 		default:
@@ -434,10 +454,10 @@ func (c *control) hear(rep decide.Report) {
 // hungUp makes a node's word no longer fresh: its connection has ended, so its
 // process has, or the way to it. One that lives is heard again within moments.
 func (c *control) hungUp(store string) {
+	c.ears.ended(store)
 	c.mu.Lock()
-	h, ok := c.heard[store]
-	if old := time.Now().Add(-decide.Fresh - time.Millisecond); ok && h.At.After(old) {
-		h.At = old
+	if h, ok := c.heard[store]; ok {
+		h.Gone = true
 		c.heard[store] = h
 	}
 	c.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,14 +38,19 @@ func (n *Node) report() decide.Report {
 		kind = string(facts.KindData)
 	}
 	snap := n.receiver.Snapshot()
+	now := time.Now()
 	r := decide.Report{
-		Node: n.cfg.Name, Store: n.spool.Store(), Kind: kind, Boot: n.boot, Seq: seq, SentAt: time.Now(),
+		Node: n.cfg.Name, Store: n.spool.Store(), Kind: kind, Boot: n.boot, Seq: seq, SentAt: now, Clock: time.Duration(now.UnixNano()),
 		Version: n.version, PID: os.Getpid(), Address: n.cfg.Advertise, HTTP: n.httpAddr(),
 		Role: n.agent.Role(), Epoch: snap.Lineage.Last().Epoch, Fence: snap.Fence, Timeline: snap.Lineage.Last().Timeline,
 		Received: snap.Received, Durable: snap.Durable, Applied: snap.Applied, Committed: snap.Committed,
 		Server: n.agent.Server(), Seed: n.plane.seedState(), Problems: n.agent.Problems(),
 	}
 	r.Server.Streaming = snap.Feeding
+	r.Hears = n.control.ears.of(n.others())
+	if n.primaryRun() == nil && !snap.Moved.IsZero() {
+		r.Stream = &decide.Stream{Epoch: snap.MovedIn, Moved: time.Since(snap.Moved), Flushed: snap.Flushed}
+	}
 	name := n.named.get()
 	r.Ledger, r.Generation = name.ID, name.Generation
 	n.mu.Lock()
@@ -67,6 +74,18 @@ func (n *Node) report() decide.Report {
 		r.Links = []decide.Link{{Peer: snap.From, State: "streaming", Since: snap.Since, Acked: snap.Durable, Applied: snap.Applied}}
 	}
 	return r
+}
+
+// others are the other members, in order of name.
+func (n *Node) others() []facts.Member {
+	var out []facts.Member
+	for _, m := range n.ledger.State().Members {
+		if m.Store != n.spool.Store() {
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b facts.Member) int { return strings.Compare(a.Name, b.Name) })
+	return out
 }
 
 func (n *Node) reportPrimary(r *decide.Report, run *primaryRun) {
