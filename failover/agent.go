@@ -60,6 +60,8 @@ type Agent struct {
 	server  decide.Server
 	roleIs  decide.Role
 	endedAt time.Time // when server.Ended was last moved
+	// electedAt is when this node began to be the primary of its newest epoch.
+	electedAt time.Time
 	// replayed is how far the running standby has come.
 	replayed, replayedTo pos.LSN
 	flows                bool      // it streams

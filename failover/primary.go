@@ -39,6 +39,7 @@ const (
 // returns an error when the server will not write in this epoch again.
 func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 	adopted := a.running() != nil
+	a.set(func(*decide.Server) { a.electedAt = time.Now() })
 	for {
 		st, err := a.confirmed(ctx, e)
 		if err != nil {
@@ -393,6 +394,9 @@ func (a *Agent) open(ctx context.Context, st facts.State, run PrimaryRun, e pos.
 	if err := a.mayOpen(ctx, st, run, e, f.Flush); err != nil {
 		return err
 	}
+	if err := a.readsEnded(ctx, st); err != nil {
+		return err
+	}
 	a.step("opened")
 	if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdOpened,
 		Opened: &facts.Opened{Epoch: e, Store: a.cfg.Store, LSN: f.Flush}}); err != nil {
@@ -407,6 +411,36 @@ func (a *Agent) open(ctx context.Context, st facts.State, run PrimaryRun, e pos.
 	a.clearLeaving()
 	a.cfg.Notify("opened", facts.SeverityInfo, fmt.Sprintf("%s is open for writing in epoch %s", a.cfg.Name, e), e)
 	return nil
+}
+
+// strictMargin is added to the old primary's lease: what its guard needs to end
+// a server.
+const strictMargin = 200 * time.Millisecond
+
+// readsEnded waits, where the policy says so, until nobody can read from the
+// primary before any more: it said itself that its server has ended, or its
+// lease is over. That was last renewed by an answer of a majority, one of which
+// had fenced before this node was elected.
+func (a *Agent) readsEnded(ctx context.Context, st facts.State) error {
+	ch, ok := st.ChangeOf(st.Primary.Epoch)
+	if !st.Policy.StrictReads || !ok || ch.From == "" || ch.From == a.cfg.Name {
+		return nil
+	}
+	lease := st.Policy.IsolationTimeout + strictMargin
+	if m, known := st.MemberByName(ch.From); known {
+		if _, fenced := st.Primary.Fence[m.Store]; fenced {
+			return nil
+		}
+		lease += st.Leaving[m.Store].For // its guard was told of the restart
+	}
+	a.mu.Lock()
+	left := lease - time.Since(a.electedAt)
+	a.mu.Unlock()
+	if left <= 0 {
+		return nil
+	}
+	wait(ctx, left)
+	return context.Cause(ctx)
 }
 
 // mayOpen waits for everything that an opening needs, at once: a majority has

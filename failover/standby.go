@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"understudy/failover/decide"
@@ -203,7 +204,7 @@ func (a *Agent) leaseOf() time.Duration {
 }
 
 func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
-	s := a.cfg.Server
+	s, st := a.cfg.Server, a.cfg.Ledger.State()
 	if _, err := s.ForeignPostmaster(); err != nil {
 		a.complain("server", err.Error())
 		return nil, err
@@ -218,18 +219,49 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 		return nil, fmt.Errorf("check pg_wal against the group's history: %w", err)
 	}
 	mode := pgctl.Mode{SyncName: pgctl.NoSyncName, MinSettings: c.Standby, PrimaryConninfo: a.cfg.Plane.Conninfo(), RestoreCommand: a.cfg.Plane.Restore(), SlotName: FloorSlot}
+	if role.Assigned(st, a.cfg.Store, a.wasPrimary()).Kind != role.Primary { // else it is elected, and must not wait
+		mode.ApplyDelay = st.Policy.Of(a.cfg.Name).ApplyDelay
+	}
 	if err := s.Configure(ctx, mode); err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
 	}
 	return a.launch(ctx, mode, guard.Tag{Role: tagStandby, Store: a.cfg.Store}, a.leaseOf())
 }
 
+// following is what watchStandby remembers of a standby's server.
+type following struct {
+	reads  bool          // ordinary clients are let in
+	looked time.Time     // when it was asked last
+	epoch  pos.Epoch     // of the primary then
+	since  time.Time     // when that epoch was first seen
+	delay  time.Duration // that it applies by; below zero when not known
+	told   time.Duration // the delay that it was last told, below zero for none
+	facts  pgctl.Facts   // its last answer
+}
+
+// due tells whether it is time to ask the server. What a primary was started
+// with shows in its log a moment later, so a new epoch is watched closely.
+func (f *following) due(e pos.Epoch) bool {
+	now := time.Now()
+	if e != f.epoch {
+		f.epoch, f.since = e, now
+	}
+	return !f.reads || now.Sub(f.looked) >= houseEvery || now.Sub(f.since) < houseEvery
+}
+
+// rests tells whether the server, which has answered, stands still because it
+// was told to.
+func (f *following) rests() bool {
+	return f.facts.InRecovery && (f.facts.Paused || f.delay != 0)
+}
+
 // watchStandby stays until the server has ended, or must: a directory that was
 // wiped under a running server is seeded anew.
 func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 	a.setRole(decide.RoleStandby)
-	reads := false // ordinary clients are let in
-	var looked time.Time
+	f := following{delay: -1, told: -1}
+	defer a.complain("replay", "")
+	defer a.complain("delay", "")
 	a.mu.Lock()
 	a.movedAt = time.Time{}
 	a.mu.Unlock()
@@ -255,21 +287,84 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 			}
 			return errors.New("the database directory was removed")
 		}
-		if !reads || time.Since(looked) >= houseEvery {
-			reads = a.lookStandby(ctx, reads)
-			looked = time.Now()
-			if a.wentAstray() {
-				if a.cannotBegin(ctx) {
-					return a.seedOver(g)
-				}
-				a.stopServer(g, guard.Immediate, stopGrace)
-				return errors.New("the standby neither streams nor replays although there is log for it; it is started anew")
-			}
-			if a.leftBehind() {
-				return a.seedOver(g)
+		st := a.cfg.Ledger.State()
+		due := f.due(st.Primary.Epoch)
+		if due {
+			a.lookStandby(ctx, &f)
+			f.looked = time.Now()
+			if over, err := a.judgeStandby(ctx, g, &f); over {
+				return err
 			}
 		}
+		if delay := st.Policy.Of(a.cfg.Name).ApplyDelay; f.reads && f.delay != delay && (due || f.told != delay) {
+			a.keepDelay(ctx, &f, delay)
+		}
 	}
+}
+
+// judgeStandby tells by its last answer whether the server's life is over, which
+// it has ended then. Without an error it is just started again.
+func (a *Agent) judgeStandby(ctx context.Context, g *guard.Client, f *following) (over bool, err error) {
+	if low, err := a.lookPause(ctx, f); err != nil {
+		a.log.Warn("look why replay is paused", "error", err)
+	} else if len(low) > 0 {
+		a.raiseSettings(g, low)
+		return true, nil
+	}
+	if a.wentAstray(f.rests()) {
+		if a.cannotBegin(ctx) {
+			return true, a.seedOver(g)
+		}
+		a.stopServer(g, guard.Immediate, stopGrace)
+		return true, errors.New("the standby neither streams nor replays although there is log for it; it is started anew")
+	}
+	if a.leftBehind() {
+		return true, a.seedOver(g)
+	}
+	return false, nil
+}
+
+// lookPause complains of a replay that is paused by hand, and returns the
+// settings over which PostgreSQL has paused it.
+func (a *Agent) lookPause(ctx context.Context, f *following) ([]string, error) {
+	if !f.facts.Paused {
+		a.complain("replay", "")
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	p, err := a.cfg.Server.ReplayPause(ctx)
+	if err != nil || !p.Paused || len(p.TooLow) > 0 {
+		return p.TooLow, err
+	}
+	a.complain("replay", fmt.Sprintf("replay is paused by hand on %s, whose readers see data as of then: SELECT pg_wal_replay_resume() there", a.cfg.Name))
+	return nil, nil
+}
+
+// raiseSettings ends a standby that cannot go on with settings lower than the
+// primary's. Its next start has them raised, since pg_control tells them.
+func (a *Agent) raiseSettings(g *guard.Client, low []string) {
+	a.cfg.Notify("settings-raised", facts.SeverityWarning, fmt.Sprintf("PostgreSQL of %s is started anew with the primary's settings, which were raised: %s",
+		a.cfg.Name, strings.Join(low, "; ")), pos.Epoch{})
+	a.stopServer(g, guard.Fast, stopGrace)
+}
+
+// keepDelay makes the server apply as late as the policy says.
+func (a *Agent) keepDelay(ctx context.Context, f *following, want time.Duration) {
+	f.told = want
+	tctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := a.cfg.Server.SetApplyDelay(tctx, want); err != nil {
+		if ctx.Err() == nil {
+			a.complain("delay", fmt.Sprintf("%s does not apply with the delay of %s that the policy says: %v", a.cfg.Name, want, err))
+		}
+		return
+	}
+	a.complain("delay", "")
+	if f.delay >= 0 {
+		a.cfg.Notify("apply-delay", facts.SeverityInfo, fmt.Sprintf("%s applies with a delay of %s, before of %s", a.cfg.Name, want, f.delay), pos.Epoch{})
+	}
+	f.delay = want
 }
 
 // stranded is how long a standby may neither stream nor replay while there is
@@ -278,12 +373,13 @@ const stranded = 10 * time.Second
 
 // wentAstray tells whether the running standby gets nowhere although there is
 // log for it: it may have replayed beyond the place where the group's history
-// left its timeline.
-func (a *Agent) wentAstray() bool {
+// left its timeline. One that rests, by order, is not looked at: while it stands
+// still nothing tells the one from the other.
+func (a *Agent) wentAstray(rests bool) bool {
 	end := a.cfg.Plane.LogEnd()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.flows || a.replayedTo >= end || a.movedTo != a.replayedTo || a.movedAt.IsZero() {
+	if rests || a.flows || a.replayedTo >= end || a.movedTo != a.replayedTo || a.movedAt.IsZero() {
 		a.movedTo, a.movedAt = a.replayedTo, time.Now()
 		return false
 	}
@@ -342,13 +438,13 @@ func (a *Agent) seedOver(g *guard.Client) error {
 }
 
 // lookStandby asks the standby how it is, and lets readers in once it answers.
-func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
+func (a *Agent) lookStandby(ctx context.Context, to *following) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	f, err := a.cfg.Server.Facts(ctx)
-	if err == nil && !reads {
+	if err == nil && !to.reads {
 		err = a.cfg.Server.Unlock(ctx)
-		reads = err == nil
+		to.reads = err == nil
 		// Left from a life as primary; nothing would ever advance it.
 		if derr := a.cfg.Server.DropSlot(ctx, FloorSlot); derr != nil {
 			a.log.Warn("drop the slot of an earlier life", "error", derr)
@@ -360,8 +456,9 @@ func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
 				v.Problem = err.Error()
 			}
 		})
-		return reads
+		return
 	}
+	to.facts = f
 	a.set(func(v *decide.Server) {
 		a.replayed = max(f.Replay, f.Receive)
 		a.replayedTo, a.flows = f.Replay, f.Streaming
@@ -369,13 +466,12 @@ func (a *Agent) lookStandby(ctx context.Context, reads bool) bool {
 		v.Major = a.cfg.Server.Major
 	})
 	a.cfg.Plane.SetRedo(f.Redo)
-	if reads { // also of a store that is new, under a server that is not
+	if to.reads { // also of a store that is new, under a server that is not
 		if err := a.markSeeded(ctx, true); err != nil {
 			a.log.Info("record the base", "error", err)
 		}
 	}
-	if reads && f.Streaming {
+	if to.reads && f.Streaming {
 		a.cameBack(ctx)
 	}
-	return reads
 }

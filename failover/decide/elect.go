@@ -19,6 +19,9 @@ const (
 	// replayMuch is how much more log a preferred candidate may have to replay
 	// than another: about two seconds of it.
 	replayMuch = 80 << 20
+	// restartMuch is how much log the previous primary may have to replay to be
+	// preferred: about a third of a second of it.
+	restartMuch = 32 << 20
 )
 
 // choice is who shall be primary: store, after it has copied from donor if
@@ -124,11 +127,13 @@ func (e *election) waitFor(why string) bool {
 	return true
 }
 
+func (e *election) rejected(store string) bool {
+	return slices.ContainsFunc(e.out.rejected, func(r Rejected) bool { return r.What == e.o.name(store) })
+}
+
 func (e *election) reject(store, why string) {
-	for _, r := range e.out.rejected {
-		if r.What == e.o.name(store) {
-			return
-		}
+	if e.rejected(store) {
+		return
 	}
 	e.out.rejected = append(e.out.rejected, Rejected{e.o.name(store), why})
 }
@@ -222,6 +227,11 @@ func (e *election) previous() bool {
 		return false
 	}
 	why := e.unfit(prev)
+	slow := e.slow(prev)
+	if slow != "" && (why == "" || why == notFenced) && e.other(prev) {
+		e.reject(prev, slow)
+		return false
+	}
 	if why == "" && e.holds(prev) {
 		return e.take(prev, fmt.Sprintf("%s was primary before and holds %s, as much as any that reported", e.o.name(prev), e.p.Fence[prev].Pos))
 	}
@@ -243,11 +253,38 @@ func (e *election) previous() bool {
 	return false
 }
 
+// slow says why a restart of the previous primary would take long: what its
+// crash recovery has to replay. Whoever has replayed everything is faster.
+func (e *election) slow(prev string) string {
+	if e.o.State.Order != nil || e.o.State.Policy.Mode(e.o.Now) != facts.FailoverAutomatic {
+		return ""
+	}
+	rep, alive := e.o.fresh(prev)
+	end := max(rep.Server.Written, e.p.Fence[prev].LSN)
+	if !alive || rep.Server.Redo == 0 || end <= rep.Server.Redo || end-rep.Server.Redo <= restartMuch {
+		return ""
+	}
+	return fmt.Sprintf("would have to replay %d MiB of log", (end-rep.Server.Redo)>>20)
+}
+
+// other tells whether somebody else could be elected at once.
+func (e *election) other(prev string) bool {
+	for s := range e.p.Fence {
+		rep, _ := e.o.fresh(s)
+		if s != prev && e.unwilling(s) == "" && e.holds(s) && e.o.State.Policy.Of(e.o.name(s)).ApplyDelay == 0 &&
+			e.p.Fence[s].Pos.LSN.Sub(min(e.p.Fence[s].Pos.LSN, rep.Applied)) <= restartMuch {
+			return true
+		}
+	}
+	return false
+}
+
 // complete takes the best of the nodes that hold everything.
 func (e *election) complete() bool {
 	best := ""
 	for _, s := range e.byPreference() {
 		switch why := e.unwilling(s); {
+		case e.rejected(s):
 		case why != "":
 			e.reject(s, why)
 		case !e.holds(s):

@@ -52,10 +52,13 @@ type Server struct {
 	FailingFor time.Duration `json:"failing_for_ns,omitempty"`
 	// Ended is the newest epoch this node was the primary of whose server is
 	// known to have ended, first hand: it will not write in that epoch again.
-	Ended     pos.Epoch `json:"ended"`
-	Redo      pos.LSN   `json:"redo"`      // where a restart of it would begin to replay
-	Streaming bool      `json:"streaming"` // standby: its walreceiver is connected to the daemon
-	PID       int       `json:"pid,omitempty"`
+	Ended pos.Epoch `json:"ended"`
+	// Written is where the log of a server that is or was open for writing ended
+	// when it was last looked at.
+	Written   pos.LSN `json:"written,omitzero"`
+	Redo      pos.LSN `json:"redo"`      // where a restart of it would begin to replay
+	Streaming bool    `json:"streaming"` // standby: its walreceiver is connected to the daemon
+	PID       int     `json:"pid,omitempty"`
 }
 
 // Link is one end of a connection of the data plane.

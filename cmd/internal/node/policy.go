@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,7 +44,10 @@ func (n *Node) applyPolicy(ctx context.Context, args map[string]string) (facts.P
 	if _, err := n.policy(); err != nil {
 		return facts.Policy{}, err
 	}
-	_, err = n.ledger.Propose(ctx, facts.Command{Kind: facts.CmdSetPolicy, SetPolicy: &facts.SetPolicy{Expect: expect, Policy: p}})
+	if why := unknownNodes(n.newest(ctx), p); why != "" {
+		return facts.Policy{}, refusedAction(why + "; nothing was changed")
+	}
+	p, err = n.setPolicy(ctx, expect, p)
 	var refused *ledger.RefusedError
 	switch {
 	case errors.As(err, &refused):
@@ -51,9 +55,56 @@ func (n *Node) applyPolicy(ctx context.Context, args map[string]string) (facts.P
 	case err != nil:
 		return facts.Policy{}, fmt.Errorf("it is not known whether the policy was changed, look at it again: %w", err)
 	}
+	return p, nil
+}
+
+// newest is the ledger's state, confirmed where a majority can be asked.
+func (n *Node) newest(ctx context.Context) facts.State {
+	ctx, cancel := context.WithTimeout(ctx, policySeen)
+	defer cancel()
+	st, err := n.ledger.Read(ctx)
+	if err != nil {
+		return n.ledger.State()
+	}
+	return st
+}
+
+// setPolicy replaces the policy of version expect, and returns what is in force
+// then.
+func (n *Node) setPolicy(ctx context.Context, expect uint64, p facts.Policy) (facts.Policy, error) {
+	if _, err := n.ledger.Propose(ctx, facts.Command{Kind: facts.CmdSetPolicy, SetPolicy: &facts.SetPolicy{Expect: expect, Policy: p}}); err != nil {
+		return p, err
+	}
 	p.Version = expect + 1
 	n.awaitPolicy(ctx, p.Version)
 	return p, nil
+}
+
+// unknownNodes says which nodes a policy says something new of that are none of
+// the group's; "" when there are none. What it says of one that has left stays
+// until it is taken back.
+func unknownNodes(st facts.State, p facts.Policy) string {
+	var unknown []string
+	for name, np := range p.Nodes {
+		if _, ok := st.MemberByName(name); !ok && st.Policy.Of(name) != np {
+			unknown = append(unknown, strconv.Quote(name))
+		}
+	}
+	if len(unknown) == 0 {
+		return ""
+	}
+	slices.Sort(unknown)
+	return fmt.Sprintf("the group has no node %s; it has %s", strings.Join(unknown, " and "), strings.Join(memberNames(st), ", "))
+}
+
+// memberNames are the names of the group's nodes, sorted.
+func memberNames(st facts.State) []string {
+	var out []string
+	for _, m := range st.Members {
+		out = append(out, m.Name)
+	}
+	slices.Sort(out)
+	return out
 }
 
 // awaitPolicy waits until this node's copy of the ledger has the policy, so

@@ -138,8 +138,7 @@ func (n *Node) Events() *eventlog.Log { return n.events }
 func (n *Node) Do(ctx context.Context, action string, args map[string]string) (any, error) {
 	switch action {
 	case "stop":
-		n.later(failover.ErrStopping)
-		return map[string]string{"result": "stopping the daemon and its PostgreSQL"}, nil
+		return n.stop(ctx, args)
 	case "restart":
 		n.later(failover.ErrRestarting)
 		return map[string]string{"result": "leaving; PostgreSQL goes on for the next daemon"}, nil
