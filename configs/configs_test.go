@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -52,20 +53,67 @@ func TestLoad_Examples(t *testing.T) {
 	}
 }
 
-// The manual names every key, and a complete pair needs fewer than 30.
-func TestLoad_MainExampleHasEveryKey(t *testing.T) {
+// mainWithHooks is the first example with its section of hooks switched on.
+func mainWithHooks(t testing.TB) string {
+	t.Helper()
 	data, err := os.ReadFile("main.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	lines := strings.Split(string(data), "\n")
+	on := false
+	for i, l := range lines {
+		on = l == "# hooks:" || on && strings.HasPrefix(l, "#")
+		if on {
+			lines[i] = strings.TrimPrefix(l, "# ")
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// The manual names every key, and a complete pair needs fewer than 30: all but
+// the hooks, which nobody needs.
+func TestLoad_MainExampleHasEveryKey(t *testing.T) {
+	data := mainWithHooks(t)
 	keys := yamlKeys(reflect.TypeFor[configs.Node]())
-	if len(keys) >= 30 {
-		t.Errorf("%d keys: %v", len(keys), keys)
+	if n := len(keys) - len(yamlKeys(reflect.TypeFor[configs.Hooks]())) - 1; n >= 30 {
+		t.Errorf("%d keys: %v", n, keys)
 	}
 	for _, k := range keys {
-		if !strings.Contains("\n"+strings.ReplaceAll(string(data), "  ", ""), "\n"+k+":") &&
-			!strings.Contains(string(data), "- "+k+":") {
+		if !strings.Contains("\n"+strings.ReplaceAll(data, "  ", ""), "\n"+k+":") &&
+			!strings.Contains(data, "- "+k+":") {
 			t.Errorf("main.yaml does not show %s", k)
+		}
+	}
+}
+
+func TestParse_HooksOfTheExample(t *testing.T) {
+	n := parse(t, mainWithHooks(t))
+	want := map[string]string{
+		"before_switchover": "/etc/understudy/hooks/drain.sh orders 6432",
+		"before_promotion":  "/etc/understudy/hooks/fence-storage.sh",
+		"after_promotion":   "/etc/understudy/hooks/address.sh",
+		"after_demotion":    "/etc/understudy/hooks/address.sh",
+		"after_standby":     "/etc/understudy/hooks/tell.sh",
+	}
+	if diff := cmp.Diff(want, n.Hooks.Commands()); diff != "" || n.Hooks.Timeout != 10*time.Second || n.Hooks.User != "root" {
+		t.Errorf("%s%+v", diff, n.Hooks)
+	}
+	// As shipped, the example runs nothing.
+	n, err := configs.Load("main.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(configs.Hooks{Timeout: 10 * time.Second}, n.Hooks); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestParse_HookLimitsAreInclusive(t *testing.T) {
+	for text, want := range map[string]time.Duration{"100ms": 100 * time.Millisecond, "5m": 5 * time.Minute, "1m30s": 90 * time.Second} {
+		n := parse(t, minimalData+"hooks: {after_standby: /h, timeout: "+text+"}\n")
+		if n.Hooks.Timeout != want {
+			t.Errorf("%s: got %s", text, n.Hooks.Timeout)
 		}
 	}
 }
@@ -181,6 +229,17 @@ func TestParse_Refuses(t *testing.T) {
 		"ParameterInjection":   {minimalData + "  parameters:\n    work_mem: \"1MB\\nfsync = off\"\n", "postgresql.parameters.work_mem", 8, "one line"},
 		"ParameterNameInvalid": {minimalData + "  parameters: {'fsync = off #': x}\n", "postgresql.parameters.fsync = off #", 0, "no name"},
 		"ParameterTwice":       {minimalData + "  parameters:\n    work_mem: 1MB\n    WORK_MEM: 2MB\n", "postgresql.parameters.work_mem", 8, "same setting"},
+		"HooksOfWitness":       {minimalWitness + "hooks: {timeout: 1s}\n", "hooks", 5, "witness"},
+		"UnknownHook":          {minimalData + "hooks:\n  on_promote: /h\n", "hooks.on_promote", 8, "unknown"},
+		"HookRelative":         {minimalData + "hooks:\n  after_promotion: hooks/up.sh\n", "hooks.after_promotion", 8, "absolute"},
+		"HookEmpty":            {minimalData + "hooks:\n  after_demotion: ''\n", "hooks.after_demotion", 8, "no program"},
+		"HookTwoLines":         {minimalData + "hooks:\n  after_standby: \"/h\\n/x\"\n", "hooks.after_standby", 8, "one line"},
+		"HookIsList":           {minimalData + "hooks:\n  before_promotion: [/h, x]\n", "hooks.before_promotion", 8, ""},
+		"HookTimeoutZero":      {minimalData + "hooks: {timeout: 0s}\n", "hooks.timeout", 7, "between"},
+		"HookTimeoutShort":     {minimalData + "hooks: {timeout: 99ms}\n", "hooks.timeout", 7, "between"},
+		"HookTimeoutLong":      {minimalData + "hooks: {timeout: 301s}\n", "hooks.timeout", 7, "between 100ms and 5m"},
+		"HookTimeoutNoUnit":    {minimalData + "hooks:\n  timeout: 10\n", "hooks.timeout", 8, ""},
+		"HookUser":             {minimalData + "hooks: {user: 'a b'}\n", "hooks.user", 7, "no account name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, err := configs.Parse("/etc/understudy/u.yaml", []byte(tt.text), rootHost)
@@ -243,6 +302,7 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(data)
 	}
+	f.Add([]byte(mainWithHooks(f)))
 	for _, s := range []string{"", minimalData, minimalWitness, "a: &a [*a]", "? x", "- - -", "{{", "\xff\xfe", "name: !!binary x", "<<: *x", "name: >\n"} {
 		f.Add([]byte(s))
 	}
@@ -260,6 +320,11 @@ func FuzzParse(f *testing.F) {
 		}
 		if len(n.AdminSocket()) > 107 || !filepath.IsAbs(n.StateDir) || strings.ContainsAny(n.Name+n.Group, "/\n") {
 			t.Fatalf("got %+v", n)
+		}
+		for key, line := range n.Hooks.Commands() {
+			if !filepath.IsAbs(line) || strings.ContainsAny(line, "\n\x00") {
+				t.Fatalf("hook %s: %q", key, line)
+			}
 		}
 	})
 }

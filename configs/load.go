@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -216,6 +217,10 @@ func (n *Node) setDefaults(host Host) {
 	set(&n.Listen, "0.0.0.0:7420")
 	set(&n.HTTP, "127.0.0.1:7421")
 	set(&n.Log.Level, "info")
+	// As with the port below, 0 in the file is an error.
+	if _, given := n.lines["hooks.timeout"]; !given && n.Hooks.Timeout == 0 {
+		n.Hooks.Timeout = 10 * time.Second
+	}
 	if n.RunDir == "" {
 		switch {
 		case host.Root:

@@ -6,6 +6,7 @@ package configs
 import (
 	"path/filepath"
 	"strconv"
+	"time"
 )
 
 // The kinds of node.
@@ -45,6 +46,9 @@ type Node struct {
 	TLS TLS `yaml:"tls"`
 	// PostgreSQL is required for KindData and refused for KindWitness.
 	PostgreSQL *PostgreSQL `yaml:"postgresql"`
+	// Hooks are programs to run when the node changes its role. Refused for
+	// KindWitness.
+	Hooks Hooks `yaml:"hooks"`
 	// Log says where the daemon's own log goes.
 	Log Log `yaml:"log"`
 
@@ -98,6 +102,52 @@ type PostgreSQL struct {
 	// Parameters are settings of PostgreSQL. Those on which the safety of the
 	// group rests are refused here.
 	Parameters map[string]string `yaml:"parameters"`
+}
+
+// Hooks names the operator's programs for changes of role. Each is an absolute
+// path with arguments separated by blanks; there is no quoting and no shell.
+// Empty: none.
+type Hooks struct {
+	// BeforeSwitchover runs on the primary before it stops for a planned
+	// switchover; its failure gives the switchover up.
+	BeforeSwitchover string `yaml:"before_switchover"`
+	// BeforePromotion runs on the node that becomes primary, before PostgreSQL
+	// is promoted. Clients wait for it.
+	BeforePromotion string `yaml:"before_promotion"`
+	// AfterPromotion runs after the new primary let clients in, and on a primary
+	// that stays one although BeforeSwitchover was begun.
+	AfterPromotion string `yaml:"after_promotion"`
+	// AfterDemotion runs after the PostgreSQL of a primary was stopped.
+	AfterDemotion string `yaml:"after_demotion"`
+	// AfterStandby runs on a node that follows again after it was primary.
+	AfterStandby string `yaml:"after_standby"`
+	// Timeout is the limit of each hook. Default 10 s.
+	Timeout time.Duration `yaml:"timeout"`
+	// User is the operating system account that runs the hooks when the daemon
+	// runs as root. Empty: PostgreSQL.Account.
+	User string `yaml:"user"`
+}
+
+// Commands are the hooks that are set, under their keys.
+func (h Hooks) Commands() map[string]string {
+	m := map[string]string{}
+	for _, c := range h.commands() {
+		if c.line != "" {
+			m[c.key] = c.line
+		}
+	}
+	return m
+}
+
+// hookCommand is one hook and its key below "hooks".
+type hookCommand struct{ key, line string }
+
+// commands are all hooks, in the order of the manual.
+func (h Hooks) commands() []hookCommand {
+	return []hookCommand{
+		{"before_switchover", h.BeforeSwitchover}, {"before_promotion", h.BeforePromotion},
+		{"after_promotion", h.AfterPromotion}, {"after_demotion", h.AfterDemotion}, {"after_standby", h.AfterStandby},
+	}
 }
 
 // Log says where the daemon's own log goes.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var (
@@ -21,6 +22,10 @@ const (
 	maxHBALines   = 1000
 	maxParameters = 500
 	maxValueBytes = 4096
+	// A hook's limit: a shorter one kills every script, a longer one keeps a
+	// group without a primary.
+	minHookTimeout = 100 * time.Millisecond
+	maxHookTimeout = 5 * time.Minute
 	// maxRoleBytes is the longest role name that PostgreSQL does not truncate.
 	maxRoleBytes = 63
 )
@@ -29,7 +34,7 @@ const (
 // is an *Error that names the first key at fault.
 func (n *Node) Validate() error {
 	for _, check := range []func() *Error{
-		n.checkNames, n.checkPaths, n.checkAddresses, n.checkPeers, n.checkLog, n.checkPostgreSQL,
+		n.checkNames, n.checkPaths, n.checkAddresses, n.checkPeers, n.checkLog, n.checkPostgreSQL, n.checkHooks,
 	} {
 		if err := check(); err != nil {
 			return err
@@ -249,6 +254,33 @@ func hbaFault(line string) string {
 		return fmt.Sprintf("%q has %d fields; this kind of line needs at least %d", line, len(fields), want)
 	}
 	return ""
+}
+
+func (n *Node) checkHooks() *Error {
+	h := n.Hooks
+	if _, given := n.lines["hooks"]; n.Kind == KindWitness && (given || len(h.Commands()) > 0) {
+		return n.fail("hooks", "a witness never changes its role; remove this section")
+	}
+	for _, c := range h.commands() {
+		key := "hooks." + c.key
+		_, given := n.lines[key]
+		switch {
+		case c.line == "" && !given:
+		case c.line == "":
+			return n.fail(key, "this hook names no program; remove the key, or give the absolute path of one")
+		case len(c.line) > maxValueBytes || strings.ContainsAny(c.line, "\x00\r\n"):
+			return n.fail(key, "it must be one line of at most %d bytes: a path, and arguments separated by blanks", maxValueBytes)
+		case c.line[0] != '/':
+			return n.fail(key, "%q must begin with the absolute path of a program; arguments follow after blanks, and there is no shell", c.line)
+		}
+	}
+	if n.Kind == KindData && (h.Timeout < minHookTimeout || h.Timeout > maxHookTimeout) {
+		return n.fail("hooks.timeout", "%s must be between %s and 5m", h.Timeout, minHookTimeout)
+	}
+	if h.User != "" && !accountPattern.MatchString(h.User) {
+		return n.fail("hooks.user", "%q is no account name", h.User)
+	}
+	return nil
 }
 
 // inside tells whether path is dir or below it.

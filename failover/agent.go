@@ -13,7 +13,9 @@ import (
 
 	"understudy/failover/decide"
 	"understudy/failover/guard"
+	"understudy/failover/hook"
 	"understudy/failover/pgctl"
+	"understudy/failover/probe"
 	"understudy/failover/role"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
@@ -47,6 +49,10 @@ type AgentConfig struct {
 	// Step is called before each step of a change of role; it is for tests that
 	// interrupt one there. Nil for none.
 	Step func(name string)
+	// Hooks are the operator's; nil for none.
+	Hooks *hook.Runner
+	// Pace is that of the probes of disk and server; zero for the usual one.
+	Pace time.Duration
 }
 
 // Agent makes the local PostgreSQL be what the ledger says.
@@ -59,6 +65,8 @@ type Agent struct {
 	run     PrimaryRun
 	server  decide.Server
 	roleIs  decide.Role
+	probe   *probe.Watcher
+	openIn  pos.Epoch // newest in which clients were let in here
 	endedAt time.Time // when server.Ended was last moved
 	// electedAt is when this node began to be the primary of its newest epoch.
 	electedAt time.Time
@@ -75,7 +83,7 @@ type Agent struct {
 	markedFor atomic.Pointer[pos.Epoch]
 	copying   pos.Epoch // epoch for which log is being copied
 	// coming is how this node is coming back; nil when it is not.
-	coming *comeback
+	coming atomic.Pointer[comeback]
 }
 
 // NewAgent makes an agent; Run starts it.
@@ -137,6 +145,8 @@ func (a *Agent) Server() decide.Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.server
+	h := a.probe.Latest()
+	s.Failing, s.FailingFor = h.Failing, h.For
 	if !a.endedAt.IsZero() {
 		s.EndedFor = max(time.Since(a.endedAt), 1)
 	}
@@ -160,6 +170,13 @@ func (a *Agent) Problems() map[string]string {
 	out := make(map[string]string, len(a.problem))
 	for k, v := range a.problem {
 		out[k] = v
+	}
+	h := a.probe.Latest()
+	for k, v := range h.Warnings {
+		out["probe-"+string(k)] = v
+	}
+	if h.Failing != "" {
+		out["failing"] = h.Failing
 	}
 	return out
 }
@@ -216,6 +233,8 @@ func (a *Agent) running() *guard.Client {
 // Run follows the ledger until ctx ends. The cause of ctx decides what becomes
 // of the server: ErrRestarting leaves it running, anything else stops it.
 func (a *Agent) Run(ctx context.Context) {
+	a.watchServer(ctx)
+	defer a.probe.Close()
 	if !a.settle(ctx) {
 		a.abandon(context.Cause(ctx))
 		return

@@ -9,6 +9,7 @@ import (
 	"understudy/failover/decide"
 	"understudy/failover/guard"
 	"understudy/failover/pgctl"
+	"understudy/failover/probe"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
 )
@@ -17,6 +18,8 @@ import (
 // answers, count by the ledger's voters, publish the floor. It returns when
 // ctx ends or the server has.
 func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e pos.Epoch) error {
+	a.probed(probe.Primary, g)
+	defer a.probed(probe.Down, nil)
 	renew := time.NewTicker(100 * time.Millisecond)
 	defer renew.Stop()
 	house := time.NewTicker(houseEvery)

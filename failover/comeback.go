@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"understudy/failover/decide"
+	"understudy/failover/hook"
 	"understudy/failover/pgctl"
 	"understudy/failover/role"
 	"understudy/ledger/facts"
@@ -38,10 +39,12 @@ type comeback struct {
 
 func (a *Agent) comebackPath() string { return filepath.Join(a.cfg.StateDir, "comeback.json") }
 
-// loadComeback reads what an earlier daemon left.
+// loadComeback is how this node is coming back; at first, what an earlier daemon
+// left.
 func (a *Agent) loadComeback() *comeback {
-	if a.coming != nil {
-		return a.coming
+	if now := a.coming.Load(); now != nil {
+		c := *now
+		return &c
 	}
 	c := &comeback{}
 	b, err := os.ReadFile(a.comebackPath())
@@ -51,8 +54,7 @@ func (a *Agent) loadComeback() *comeback {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.log.Warn("read how this node was coming back", "error", err)
 	}
-	a.coming = c
-	a.spoolOnly.Store(c.Spool)
+	a.keepComeback(c)
 	return c
 }
 
@@ -64,9 +66,16 @@ func (a *Agent) saveComeback(c *comeback) error {
 	if err := writeDurably(a.comebackPath(), append(b, '\n')); err != nil {
 		return err
 	}
-	a.coming = c
-	a.spoolOnly.Store(c.Spool)
+	a.keepComeback(c)
 	return nil
+}
+
+// keepComeback keeps a copy: the role's goroutine and an operator's order both
+// look at it.
+func (a *Agent) keepComeback(c *comeback) {
+	own := *c
+	a.coming.Store(&own)
+	a.spoolOnly.Store(c.Spool)
 }
 
 // diverged tells whether a standby's directory holds pages from beyond the
@@ -357,8 +366,8 @@ func (a *Agent) cameBack(ctx context.Context) {
 	if err != nil {
 		a.log.Warn("record the return", "error", err)
 	}
-	a.coming = &comeback{}
-	a.spoolOnly.Store(false)
+	a.keepComeback(&comeback{})
+	a.cfg.Hooks.Post(a.hookEvent(hook.AfterStandby, a.cfg.Ledger.State()))
 	if err := os.Remove(a.comebackPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.log.Warn("forget how this node came back", "error", err)
 	}

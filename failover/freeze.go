@@ -8,6 +8,8 @@ import (
 
 	"understudy/failover/decide"
 	"understudy/failover/guard"
+	"understudy/failover/hook"
+	"understudy/failover/probe"
 	"understudy/ledger/facts"
 )
 
@@ -28,25 +30,46 @@ var errFrozen = errors.New("stopped for a switchover")
 // up, and the primary goes on.
 func (a *Agent) freeze(ctx context.Context, g *guard.Client, run PrimaryRun, o facts.Order) error {
 	a.step("freeze")
-	err := a.keepLease(ctx, g, run, func(ctx context.Context) error {
+	hooked := false
+	err := a.whileGuarded(ctx, g, run.Contact, func(ctx context.Context) error {
 		ctx, cancel := context.WithDeadline(ctx, time.Now().Add(o.Deadline.Sub(o.At)-freezeMargin))
 		defer cancel()
-		return a.cfg.Server.Checkpoint(ctx)
+		if err := a.cfg.Server.Checkpoint(ctx); err != nil {
+			return fmt.Errorf("the checkpoint before it did not end in time: %w", err)
+		}
+		var err error
+		hooked, err = a.mayHandOver(ctx, o)
+		return err
 	})
 	if ctx.Err() != nil || err != nil && g.ExitStatus() != "" {
 		return err
 	}
-	if err == nil && !a.stillOrdered(o) {
-		return nil
+	if err == nil && a.stillOrdered(o) {
+		return a.handOver(g, run, o)
+	}
+	if hooked {
+		// What the hook prepared for the stop is undone.
+		a.cfg.Hooks.Post(a.hookEvent(hook.AfterPromotion, a.cfg.Ledger.State()))
 	}
 	if err != nil {
-		a.log.Warn("checkpoint before the switchover", "error", err)
-		if _, perr := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdClearOrder,
-			ClearOrder: &facts.ClearOrder{ID: o.ID, Why: "the checkpoint before it did not end in time"}}); perr != nil {
-			a.log.Warn("give up the switchover", "error", perr)
-		}
-		return nil
+		a.giveUpOrder(ctx, o, err)
 	}
+	return nil
+}
+
+// giveUpOrder ends an order that this primary cannot follow.
+func (a *Agent) giveUpOrder(ctx context.Context, o facts.Order, why error) {
+	a.log.Warn("give up the switchover", "error", why)
+	text := why.Error()
+	if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdClearOrder,
+		ClearOrder: &facts.ClearOrder{ID: o.ID, Why: text[:min(len(text), 2000)]}}); err != nil {
+		a.log.Warn("give up the switchover", "error", err)
+	}
+}
+
+// handOver stops the server. There is no way back: the order stands.
+func (a *Agent) handOver(g *guard.Client, run PrimaryRun, o facts.Order) error {
+	a.probed(probe.Down, nil)
 	a.note(o.Epoch, facts.StepFrozen, "")
 	a.set(func(v *decide.Server) { v.State = decide.ServerLocked })
 	a.step("frozen")
@@ -65,33 +88,6 @@ func (a *Agent) stillOrdered(o facts.Order) bool {
 	defer cancel()
 	st, err := a.cfg.Ledger.Read(ctx)
 	return err == nil && st.Order != nil && st.Order.ID == o.ID && st.Primary.Epoch == o.Epoch && st.Primary.Phase == facts.PhaseOpened
-}
-
-// keepLease runs f while the lease of an open server is renewed by the
-// majority's answers.
-func (a *Agent) keepLease(ctx context.Context, g *guard.Client, run PrimaryRun, f func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-g.Exited():
-			cancel(fmt.Errorf("PostgreSQL has ended: %s", g.ExitStatus()))
-			<-done
-			return context.Cause(ctx)
-		case <-tick.C:
-			if c := run.Contact(); c != 0 {
-				if err := g.Renew(c); err != nil {
-					a.log.Warn("renew the lease", "error", err)
-				}
-			}
-		}
-	}
 }
 
 // offlineKeeper keeps clients out of an open primary on the operator's word.

@@ -285,37 +285,6 @@ func (a *Agent) giveUp(g *guard.Client, err error) error {
 	return err
 }
 
-// whileLeased runs f and renews the lease meanwhile, for the time in which no
-// ordinary client can be served.
-func (a *Agent) whileLeased(ctx context.Context, g *guard.Client, f func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-g.Exited():
-			cancel(fmt.Errorf("PostgreSQL ended (%s); its log is %s", g.ExitStatus(), a.cfg.Server.LogFile))
-			<-done
-			return context.Cause(ctx)
-		case <-g.Dead():
-			cancel(errors.New("the guard does not answer"))
-			<-done
-			return context.Cause(ctx)
-		case <-tick.C:
-			if err := g.Renew(guard.Boottime()); err != nil {
-				cancel(err)
-				<-done
-				return err
-			}
-		}
-	}
-}
-
 // serve ships and acknowledges for a running server, lets clients in when a
 // majority has its whole log, and stays until the role or the server ends.
 func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e pos.Epoch, adopted bool) error {
@@ -334,7 +303,6 @@ func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e po
 	if err != nil {
 		return a.giveUp(g, fmt.Errorf("receive from the server: %w", err))
 	}
-	run.SetState(st)
 	a.mu.Lock()
 	a.run = run
 	a.mu.Unlock()
@@ -351,7 +319,7 @@ func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e po
 	}
 	defer stop()
 	if adopted && st.Primary.Phase == facts.PhaseOpened {
-		a.set(func(v *decide.Server) { v.State = decide.ServerOpen })
+		a.set(func(v *decide.Server) { v.State, a.openIn = decide.ServerOpen, e })
 		a.clearLeaving()
 	} else if err := a.whileLeased(ctx, g, func(ctx context.Context) error { return a.open(ctx, st, run, e) }); err != nil {
 		if ctx.Err() == nil || !errors.Is(context.Cause(ctx), ErrRestarting) {
@@ -408,6 +376,7 @@ func (a *Agent) open(ctx context.Context, st facts.State, run PrimaryRun, e pos.
 		}
 	}
 	a.set(func(v *decide.Server) { v.State = decide.ServerOpen })
+	a.isOpen(st)
 	a.clearLeaving()
 	a.cfg.Notify("opened", facts.SeverityInfo, fmt.Sprintf("%s is open for writing in epoch %s", a.cfg.Name, e), e)
 	return nil
@@ -551,4 +520,5 @@ func (a *Agent) stopServer(g *guard.Client, mode guard.StopMode, patience time.D
 		}
 	}
 	a.set(func(v *decide.Server) { v.State, v.Streaming = decide.ServerStopped, false })
+	a.hasStopped(g)
 }

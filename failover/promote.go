@@ -52,7 +52,7 @@ func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN)
 	a.cfg.Plane.Feed(elected)
 	f, err := a.cfg.Server.Facts(ctx)
 	if err != nil { // it may just have been started
-		if err := a.untilExit(ctx, g, a.cfg.Server.WaitReady); err != nil {
+		if err := a.whileGuarded(ctx, g, nil, a.cfg.Server.WaitReady); err != nil {
 			return 0, err
 		}
 		f, err = a.cfg.Server.Facts(ctx)
@@ -67,26 +67,8 @@ func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN)
 	if err != nil {
 		return 0, fmt.Errorf("look for the last whole record below %s: %w", elected, err)
 	}
-	err = a.untilExit(ctx, g, func(ctx context.Context) error { return a.waitReplay(ctx, end) })
+	err = a.whileGuarded(ctx, g, nil, func(ctx context.Context) error { return a.waitReplay(ctx, end) })
 	return end, err
-}
-
-// untilExit ends f when the server does.
-func (a *Agent) untilExit(ctx context.Context, g *guard.Client, f func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
-	select {
-	case err := <-done:
-		return err
-	case <-g.Exited():
-		cancel(fmt.Errorf("PostgreSQL ended (%s); its log is %s", g.ExitStatus(), a.cfg.Server.LogFile))
-	case <-g.Dead():
-		cancel(errors.New("the guard does not answer"))
-	}
-	<-done
-	return context.Cause(ctx)
 }
 
 // replayPatience is how long an elected standby may stand still in its replay
@@ -154,6 +136,7 @@ func (a *Agent) promote(ctx context.Context, g *guard.Client, st facts.State, e 
 		return err
 	}
 	a.set(func(v *decide.Server) { v.State, v.StartedEpoch = decide.ServerStarting, e })
+	a.beforePromotion(ctx, st)
 	a.step("promoting")
 	var got pos.Timeline
 	var fork pos.LSN

@@ -21,9 +21,11 @@ import (
 	"understudy/cmd/internal/cli"
 	"understudy/cmd/internal/demo"
 	"understudy/cmd/internal/node"
+	"understudy/cmd/internal/policyfile"
 	"understudy/configs"
 	"understudy/failover"
 	"understudy/failover/guard"
+	"understudy/ledger/facts"
 )
 
 // version is set by the build.
@@ -178,6 +180,18 @@ func usage(err error) error {
 	return err
 }
 
+// firstPolicy is what a group begins with.
+func firstPolicy(file string) (facts.Policy, error) {
+	if file == "" {
+		return facts.DefaultPolicy(), nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return facts.Policy{}, err
+	}
+	return policyfile.Parse(file, b, facts.DefaultPolicy())
+}
+
 func initCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init",
@@ -187,13 +201,18 @@ func initCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	config := cli.ConfigFlag(c)
+	policy := c.Flags().String("policy", "", "file with the group's policy; without it, and for what it leaves out, the defaults")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := configs.Load(*config)
 		if err != nil {
 			return usage(err)
 		}
+		pol, err := firstPolicy(*policy)
+		if err != nil {
+			return usage(err)
+		}
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-		if err := node.Found(cmd.Context(), cfg, log); err != nil {
+		if err := node.Found(cmd.Context(), cfg, pol, log); err != nil {
 			return &cli.ExitError{Code: cli.ExitRefused, Err: err}
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "Founded group %s with %s as its first member. Next: understudy run --config %s\n", cfg.Group, cfg.Name, *config)

@@ -26,8 +26,9 @@ var ErrFounded = errors.New("this node belongs to a group already")
 // Found makes a new group with this node as its first member: it makes the
 // database (initdb) when the data directory is empty, the store, and the
 // ledger with its first facts. The daemon must not run. It refuses a directory
-// that holds anything but an empty data directory, with nothing changed.
-func Found(ctx context.Context, cfg *configs.Node, log *slog.Logger) error {
+// that holds anything but an empty data directory, with nothing changed. A zero
+// policy is the default one.
+func Found(ctx context.Context, cfg *configs.Node, policy facts.Policy, log *slog.Logger) error {
 	if cfg.PostgreSQL == nil {
 		return fmt.Errorf("%s: a witness cannot found a group; run init on the node that will be the first primary", cfg.File())
 	}
@@ -78,6 +79,7 @@ func Found(ctx context.Context, cfg *configs.Node, log *slog.Logger) error {
 		Group: facts.Group{ID: creds.Identity().Group, Name: cfg.Group, LedgerID: randomID(), SystemID: control.SystemID,
 			PGMajor: server.Major, SegSize: control.SegSize, FoundedAt: now},
 		Member: facts.Member{Name: cfg.Name, Store: sp.Store(), Kind: facts.KindData, Address: cfg.Advertise, HTTP: n.httpAddr(), JoinedAt: now},
+		Policy: policy,
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"understudy/cmd/internal/eventlog"
 	"understudy/configs"
 	"understudy/failover"
+	"understudy/failover/hook"
 	"understudy/failover/pgctl"
 	"understudy/ledger"
 	"understudy/ledger/facts"
@@ -57,6 +58,7 @@ type Node struct {
 	control  *control
 	named    *identity // the ledger's name
 	began    time.Time
+	hooks    *hook.Runner  // nil for none
 	tunnels  chan struct{} // a slot per connection of a returning node's pg_rewind
 
 	mu  sync.Mutex
@@ -106,9 +108,12 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 		return nil, err
 	}
 	n.plane = &plane{n: n}
+	if n.hooks, err = n.newHooks(); err != nil {
+		return nil, err
+	}
 	n.agent = failover.NewAgent(failover.AgentConfig{
 		Name: cfg.Name, Witness: cfg.PostgreSQL == nil, Plane: n.plane, Server: n.server, Binary: o.Binary,
-		GuardSocket: cfg.GuardSocket(), StateDir: cfg.StateDir, Notify: n.notify, Log: n.log, Step: o.Step,
+		GuardSocket: cfg.GuardSocket(), StateDir: cfg.StateDir, Notify: n.notify, Log: n.log, Step: o.Step, Hooks: n.hooks,
 	})
 	// First of all: the guard's patience with an absent daemon is short.
 	if err := n.agent.Connect(ctx); err != nil {
@@ -295,6 +300,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.agent.Run(ctx)
 	cause := context.Cause(ctx)
 	n.log.Info("stopping", "cause", cause)
+	n.closeHooks()
 	end()
 	stopEvents()
 	n.listener.Close()
