@@ -10,10 +10,16 @@ DIR ?=
 FUZZTIME ?= 60s
 # Runs of the simulation.
 SEEDS ?= 10000
+# The fault campaign: rounds, the seed (0 takes one by the clock), the first
+# round, and the group's policy.
+ROUNDS   ?= 200
+SEED     ?= 0
+FROM     ?= 1
+FAILOVER ?= automatic
 # The linter, run without being a dependency of the module.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo demo-stop test sim interrupt race fuzz cover bench lint fmt clean help
+.PHONY: all build demo demo-stop test sim interrupt faults race fuzz cover bench lint fmt clean help
 .DEFAULT_GOAL := build
 
 all: build lint test
@@ -43,6 +49,12 @@ sim:
 interrupt:
 	scripts/install-postgres.sh
 	UNDERSTUDY_INTERRUPT=all $(GO) test -count=1 -timeout 1h ./test/interrupt
+
+## faults: ROUNDS of random faults on a group with a network of its own (SEED and FROM repeat them; needs root)
+faults:
+	scripts/install-postgres.sh
+	scripts/install-netlab.sh
+	$(GO) test -count=1 -timeout 24h -v ./test/faults -run 'TestCampaign$$' -args -rounds $(ROUNDS) -seed $(SEED) -from $(FROM) -failover $(FAILOVER)
 
 ## race: the same tests under the race detector (needs a C compiler)
 race:

@@ -173,7 +173,7 @@ func (a *Agent) Problems() map[string]string {
 	}
 	h := a.probe.Latest()
 	for k, v := range h.Warnings {
-		out["probe-"+string(k)] = v
+		out[decide.Advice+string(k)] = v
 	}
 	if h.Failing != "" {
 		out["failing"] = h.Failing
@@ -211,7 +211,7 @@ func (a *Agent) complain(key, text string) {
 	}
 	a.mu.Unlock()
 	if text != "" && text != had {
-		a.cfg.Notify("problem", facts.SeverityError, text, pos.Epoch{})
+		a.cfg.Notify("problem", decide.Severity(key), text, pos.Epoch{})
 	}
 }
 

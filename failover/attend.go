@@ -33,7 +33,12 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 			a.housekeep(hctx, run, e)
 		}
 	}()
-	defer func() { over(); close(work); <-keeper }()
+	advisor := make(chan struct{})
+	go func() {
+		defer close(advisor)
+		a.adviseOn(hctx)
+	}()
+	defer func() { over(); close(work); <-keeper; <-advisor }()
 	kick := func() {
 		select {
 		case work <- struct{}{}:

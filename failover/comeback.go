@@ -254,6 +254,9 @@ func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
 	}
 	if past == role.PastStandby {
 		r.Recovery, r.MinRecovery, r.LogEnd = true, c.MinRecovery, c.MinRecovery
+		if c.MinRecovery != 0 {
+			r.Lineage = until(r.Lineage, c.MinRecoveryTimeline)
+		}
 		return r, nil
 	}
 	own, err := a.cfg.Plane.OwnLog(c, r.Lineage)
@@ -267,6 +270,16 @@ func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
 	}
 	r.LogEnd, r.Clean = own.RecordEnd, c.CleanShutdown() && own.Shutdown
 	return r, nil
+}
+
+// until is the history that the pages of a directory can be of which was replayed
+// on timeline t. The received log may have gone on to another one since.
+func until(l pos.Lineage, t pos.Timeline) pos.Lineage {
+	n := 0
+	for n < len(l) && l[n].Timeline <= t {
+		n++
+	}
+	return l[:n:n]
 }
 
 // keepTail keeps what the log holds beyond the fork, once, before anything

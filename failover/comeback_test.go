@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"understudy/shipper/pos"
 )
 
 // A daemon that is started again on a node that was coming back knows at once
@@ -20,5 +22,19 @@ func TestNewAgent_KnowsTheRoadBack(t *testing.T) {
 	}
 	if why := a.Returning(); why != "" {
 		t.Errorf("it takes no stream: %s", why)
+	}
+}
+
+// The pages of a standby are of the timelines it has replayed, wherever its
+// received log has gone since.
+func TestUntil(t *testing.T) {
+	e := func(n uint64, tli pos.Timeline, at pos.LSN) pos.Entry {
+		return pos.Entry{Epoch: pos.Epoch{Gen: 1, Num: n}, Timeline: tli, Start: at}
+	}
+	l := pos.Lineage{e(1, 1, 100), e(2, 1, 200), e(3, 4, 300)}
+	for tli, want := range map[pos.Timeline]int{0: 0, 1: 2, 3: 2, 4: 3, 9: 3} {
+		if got := until(l, tli); len(got) != want {
+			t.Errorf("timeline %d: %v", tli, got)
+		}
 	}
 }

@@ -84,6 +84,10 @@ func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 			}
 			return fmt.Errorf("the server of epoch %s does not run any more", e)
 		}
+		if errors.Is(err, pgctl.ErrSettingsTooLow) && ctx.Err() == nil {
+			a.raiseSettings(g, []string{err.Error()})
+			continue // launched with them raised, and elected again
+		}
 		if err != nil {
 			if g := a.running(); g != nil && (ctx.Err() == nil || !errors.Is(context.Cause(ctx), ErrRestarting)) {
 				a.stopServer(g, guard.Immediate, 10*time.Second)

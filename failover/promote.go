@@ -63,6 +63,9 @@ func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN)
 	if !f.InRecovery {
 		return 0, errors.New("the server is no standby where one was elected")
 	}
+	if err := a.cfg.Server.SetApplyDelay(ctx, 0); err != nil {
+		return 0, err
+	}
 	end, err := a.cfg.Plane.RecordEnd(f.Replay, elected)
 	if err != nil {
 		return 0, fmt.Errorf("look for the last whole record below %s: %w", elected, err)
@@ -75,9 +78,17 @@ func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN)
 // before another epoch has to choose again.
 const replayPatience = 10 * time.Second
 
+// promotePatience is how long a promotion may take, which has nothing left to
+// replay, before another epoch has to choose again.
+const promotePatience = time.Minute
+
+// resumeEvery is the pace at which an elected standby is kept from pausing.
+const resumeEvery = 200 * time.Millisecond
+
 func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
 	var before pos.LSN
 	moved := time.Now()
+	looked := moved
 	for {
 		at, err := a.cfg.Server.Replayed(ctx)
 		if err != nil {
@@ -92,6 +103,13 @@ func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
 			before, moved = at, time.Now()
 		case time.Since(moved) > replayPatience:
 			return fmt.Errorf("the standby stands at %s and does not replay up to %s", at, end)
+		}
+		if time.Since(looked) > resumeEvery {
+			// Whoever paused the replay did not mean that nobody shall be primary.
+			if err := a.cfg.Server.ResumeReplay(ctx); err != nil {
+				return err
+			}
+			looked = time.Now()
 		}
 		select {
 		case <-ctx.Done():
@@ -141,6 +159,8 @@ func (a *Agent) promote(ctx context.Context, g *guard.Client, st facts.State, e 
 	var got pos.Timeline
 	var fork pos.LSN
 	err := a.whileLeased(ctx, g, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, promotePatience)
+		defer cancel()
 		pr, err := s.Promote(ctx)
 		got, fork = pr.Timeline, pr.Fork
 		return err

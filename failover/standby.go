@@ -12,6 +12,7 @@ import (
 	"understudy/failover/decide"
 	"understudy/failover/guard"
 	"understudy/failover/pgctl"
+	"understudy/failover/probe"
 	"understudy/failover/role"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
@@ -218,10 +219,8 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 	if err := a.cfg.Plane.Quarantine(c); err != nil {
 		return nil, fmt.Errorf("check pg_wal against the group's history: %w", err)
 	}
-	mode := pgctl.Mode{SyncName: pgctl.NoSyncName, MinSettings: c.Standby, PrimaryConninfo: a.cfg.Plane.Conninfo(), RestoreCommand: a.cfg.Plane.Restore(), SlotName: FloorSlot}
-	if role.Assigned(st, a.cfg.Store, a.wasPrimary()).Kind != role.Primary { // else it is elected, and must not wait
-		mode.ApplyDelay = st.Policy.Of(a.cfg.Name).ApplyDelay
-	}
+	mode := pgctl.Mode{SyncName: pgctl.NoSyncName, MinSettings: c.Standby, PrimaryConninfo: a.cfg.Plane.Conninfo(), RestoreCommand: a.cfg.Plane.Restore(), SlotName: FloorSlot,
+		ApplyDelay: a.delayOf(st)}
 	if err := s.Configure(ctx, mode); err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
 	}
@@ -260,6 +259,8 @@ func (f *following) rests() bool {
 func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 	a.setRole(decide.RoleStandby)
 	f := following{delay: -1, told: -1}
+	a.probed(probe.Replica, g)
+	defer a.probed(probe.Down, nil)
 	defer a.complain("replay", "")
 	defer a.complain("delay", "")
 	a.mu.Lock()
@@ -296,7 +297,7 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 				return err
 			}
 		}
-		if delay := st.Policy.Of(a.cfg.Name).ApplyDelay; f.reads && f.delay != delay && (due || f.told != delay) {
+		if delay := a.delayOf(st); f.reads && f.delay != delay && (due || f.told != delay) {
 			a.keepDelay(ctx, &f, delay)
 		}
 	}
@@ -347,6 +348,16 @@ func (a *Agent) raiseSettings(g *guard.Client, low []string) {
 	a.cfg.Notify("settings-raised", facts.SeverityWarning, fmt.Sprintf("PostgreSQL of %s is started anew with the primary's settings, which were raised: %s",
 		a.cfg.Name, strings.Join(low, "; ")), pos.Epoch{})
 	a.stopServer(g, guard.Fast, stopGrace)
+}
+
+// delayOf is how much later the standby shall apply. One that was elected must
+// not wait; one that comes back has come when it streams, which PostgreSQL does
+// only once it has applied what lies here.
+func (a *Agent) delayOf(st facts.State) time.Duration {
+	if !a.loadComeback().Epoch.IsZero() || role.Assigned(st, a.cfg.Store, a.wasPrimary()).Kind == role.Primary {
+		return 0
+	}
+	return st.Policy.Of(a.cfg.Name).ApplyDelay
 }
 
 // keepDelay makes the server apply as late as the policy says.

@@ -189,7 +189,10 @@ func (s *session) handshake(c net.Conn, r *frame.Reader, w *frame.Writer) (pos.L
 		Epoch: p.cfg.Epoch, Lineage: p.cfg.Lineage, Voters: p.count.Version(), AtOnce: p.atOnce[s.peer.Store],
 		Oldest: p.oldest(), End: end, Committed: p.committed,
 	}
-	h.Base = max(end.SegStart(p.cfg.SegSize), h.Oldest)
+	// A node without log begins below everything that is not committed yet: its
+	// acknowledgement speaks for all of that.
+	open := max(p.committed, p.cfg.Lineage.Last().Start)
+	h.Base = max(min(end, open).SegStart(p.cfg.SegSize), h.Oldest)
 	s.limited, s.greeted = s.peer.Data && !h.AtOnce, h.AtOnce
 	p.mu.Unlock()
 	if err := w.WriteJSON(frame.Hello, h); err != nil {

@@ -29,3 +29,8 @@ need_postgres() {
 	[ "$(id -u)" -ne 0 ] || id postgres >/dev/null 2>&1 ||
 		fail "tests run as root start PostgreSQL as user postgres, and there is no such user"
 }
+
+# need_all installs what any test of the ladder needs.
+need_all() {
+	need_postgres && scripts/install-netlab.sh
+}

@@ -26,7 +26,7 @@ part() {
 
 gotest() { "$GO" test -count=1 "$@"; }
 
-part setup need_postgres || exit 1
+part setup need_all || exit 1
 part vet "$GO" vet ./...
 # Arch comes before what takes long. Property tests are among the unit tests.
 part arch gotest -timeout 2m ./test/arch

@@ -85,10 +85,14 @@ func beginStalled(o Observation) ([]Action, string) {
 	if !held(p) || p.Phase == facts.PhaseOpened || o.epochAge() < stalledAfter {
 		return nil, ""
 	}
-	if !o.silent(p.Store) {
+	why := fmt.Sprintf("%s fell silent before it opened epoch %s", p.Node, p.Epoch)
+	switch _, alive := o.fresh(p.Store); {
+	case o.silent(p.Store):
+	case alive && !o.hearsMajority(p.Store):
+		why = fmt.Sprintf("%s does not hear the group, and has not opened epoch %s", p.Node, p.Epoch)
+	default:
 		return nil, ""
 	}
-	why := fmt.Sprintf("%s fell silent before it opened epoch %s", p.Node, p.Epoch)
 	return begin(o, facts.ChangeRestart, why), why
 }
 

@@ -96,6 +96,7 @@ func Rules() []Rule {
 		{"begin-ordered", "begin a new epoch for what the operator ordered", beginOrdered, primaryEvidence},
 		{"begin-ended", "begin a new epoch after the primary's server has ended", beginEnded, primaryEvidence},
 		{"begin-failing", "replace a primary whose own daemon says that it cannot serve", replace("begin-failing"), lossEvidence},
+		{"begin-cut-off", "replace a primary that no majority answers any more", replace("begin-cut-off"), lossEvidence},
 		{"begin-refused", "replace a primary whose host refuses connections from a majority", replace("begin-refused"), lossEvidence},
 		{"begin-silent", "replace a primary that a majority does not hear", replace("begin-silent"), lossEvidence},
 		{"begin-stalled", "begin a new epoch when the elected node fell silent before it opened", beginStalled, primaryEvidence},

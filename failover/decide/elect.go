@@ -159,6 +159,9 @@ func (e *election) unfit(store string) string {
 	if alive && rep.Server.Failing != "" {
 		return "cannot serve: " + rep.Server.Failing
 	}
+	if alive && !e.o.hearsMajority(store) {
+		return "does not hear a majority of the group"
+	}
 	f, ok := e.p.Fence[store]
 	if !ok {
 		return notFenced
@@ -246,7 +249,7 @@ func (e *election) previous() bool {
 	}
 	_, alive := e.o.fresh(prev)
 	pinned := e.o.State.Policy.Mode(e.o.Now) != facts.FailoverAutomatic && e.o.State.Order == nil
-	if pinned || alive && why == notFenced && !e.late {
+	if pinned || why == notFenced && alive && !e.late {
 		return e.waitFor(fmt.Sprintf("%s, which was primary, %s", e.o.name(prev), why))
 	}
 	e.reject(prev, why)

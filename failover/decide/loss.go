@@ -44,6 +44,9 @@ func (o Observation) loss() loss {
 	if o.restarting(p.Store) {
 		return loss{}
 	}
+	if l := o.cutOff(); l.rule != "" {
+		return l
+	}
 	if l := o.refusing(); l.rule != "" {
 		return l
 	}
@@ -58,6 +61,35 @@ func (o Observation) failing() loss {
 		return loss{}
 	}
 	return loss{"begin-failing", fmt.Sprintf("%s cannot serve: %s", p.Node, rep.Server.Failing), o.Now.Add(-rep.Server.FailingFor)}
+}
+
+// cutOff: the primary says that no majority has answered it for as long as
+// silence may last. What it sends may still come; nothing reaches it, so no
+// commit can be acknowledged.
+func (o Observation) cutOff() loss {
+	p := o.State.Primary
+	rep, alive := o.fresh(p.Store)
+	if !alive || rep.Epoch != p.Epoch || rep.MajorityContact.IsZero() {
+		return loss{}
+	}
+	without := rep.SentAt.Sub(rep.MajorityContact)
+	if without < o.State.Policy.SilenceTimeout {
+		return loss{}
+	}
+	return loss{"begin-cut-off", fmt.Sprintf("%s says that no majority has answered it for %s", p.Node, without.Round(10*time.Millisecond)), o.Now.Add(-without)}
+}
+
+// hearsMajority tells whether a node that is heard hears a majority itself, so
+// that it can learn what the group agrees on.
+func (o Observation) hearsMajority(store string) bool {
+	rep, alive := o.fresh(store)
+	n := len(o.State.Voters.Stores)
+	for _, h := range rep.Hears {
+		if o.State.IsVoter(h.Store) && (h.Never || h.Ago >= Fresh) {
+			n--
+		}
+	}
+	return alive && n >= o.majority()
 }
 
 // refusing: the primary's host refuses connections to a majority, which hears
@@ -204,6 +236,8 @@ func (o Observation) noSuccessor(store string) string {
 		return "cannot start PostgreSQL: " + rep.Server.Problem
 	case rep.Server.Failing != "":
 		return "cannot serve: " + rep.Server.Failing
+	case !o.hearsMajority(store):
+		return "does not hear a majority of the group"
 	}
 	if l, ok := o.State.Leaving[store]; ok && l.Kind == facts.LeavingStopping {
 		return "is stopping"

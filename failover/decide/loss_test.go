@@ -136,6 +136,16 @@ func TestLoss(t *testing.T) {
 			l.must(facts.Command{SetLeaving: &facts.SetLeaving{Leaving: facts.Leaving{Store: "A", Kind: facts.LeavingRestarting, For: 10 * time.Second}}})
 			refused(l, enough, enough)
 		}, ""},
+		{"CutOff", func(l *lab) {
+			l.say("A", func(r *decide.Report) { r.SentAt, r.MajorityContact = l.o.Now, l.o.Now.Add(-silence) })
+		}, "begin-cut-off"},
+		{"CutOffForTooShort", func(l *lab) {
+			l.say("A", func(r *decide.Report) { r.SentAt, r.MajorityContact = l.o.Now, l.o.Now.Add(1-silence) })
+		}, ""},
+		{"CutOffWhileRestarting", func(l *lab) {
+			l.must(facts.Command{SetLeaving: &facts.SetLeaving{Leaving: facts.Leaving{Store: "A", Kind: facts.LeavingRestarting, For: 10 * time.Second}}})
+			l.say("A", func(r *decide.Report) { r.SentAt, r.MajorityContact = l.o.Now, l.o.Now.Add(-silence) })
+		}, ""},
 		{"Failing", func(l *lab) { l.say("A", func(r *decide.Report) { r.Server.Failing = "no space" }) }, "begin-failing"},
 		{"FailingOfAnEarlierEpoch", func(l *lab) {
 			l.say("A", func(r *decide.Report) { r.Server.Failing, r.Server.StartedEpoch = "no space", pos.Epoch{} })
@@ -235,6 +245,20 @@ func TestLossIncident(t *testing.T) {
 			l.carry(l.fires("loss-incident"))
 			l.quiet()
 		})
+	}
+}
+
+// A primary of before that hears nobody cannot fence, and is not waited for.
+func TestElect_PreviousIsDeaf(t *testing.T) {
+	l := trio(t)
+	l.must(begin(l))
+	l.must(fenced(l, "B", 300), fenced(l, "W", 300))
+	l.quiet()
+	l.say("A", func(r *decide.Report) {
+		r.Hears = []decide.Hears{{Store: "B", Ago: decide.Fresh}, {Store: "W", Ago: decide.Fresh}}
+	})
+	if got := l.fires("assign").Actions[0].Command.Assign.Store; got != "B" {
+		t.Fatalf("elected %q", got)
 	}
 }
 
@@ -420,4 +444,24 @@ func TestNoVote(t *testing.T) {
 	l.quiet()
 	l.must(setPolicy(l, func(p *facts.Policy) { *p = p.With("backup", facts.NodePolicy{}) }))
 	l.fires("voter-propose")
+}
+
+// An elected node that does not hear the group never learns of it.
+func TestStalled_Deaf(t *testing.T) {
+	l := trio(t)
+	l.must(begin(l))
+	l.must(fenced(l, "B", 300), fenced(l, "W", 300))
+	l.lost(0, true)
+	l.must(assignTo(l, "B"))
+	l.wait(2 * time.Second)
+	l.hear()
+	l.quiet()
+	l.say("B", func(r *decide.Report) {
+		r.Hears = []decide.Hears{{Store: "A", Ago: decide.Fresh}, {Store: "W", Never: true}}
+	})
+	l.carry(l.fires("begin-stalled"))
+	l.must(fenced(l, "B", 300), fenced(l, "W", 300))
+	if p := decide.Decide(l.o); p.Rule == "assign" {
+		t.Fatalf("elected again: %s", p.Why)
+	}
 }

@@ -179,6 +179,9 @@ func voterPropose(o Observation) ([]Action, string) {
 		if !ok || l.State != "streaming" || rep.Received.Sub(l.Acked) > closeEnough {
 			continue
 		}
+		if own := o.Reports[s].Report.Spool.From; own > rep.Committed {
+			continue // what it lacks is not committed yet
+		}
 		at := max(rep.Committed, pos.LSN(1))
 		return []Action{command(facts.Command{Kind: facts.CmdProposeVoter, ProposeVoter: &facts.ProposeVoter{Store: s, Committed: at}})},
 			fmt.Sprintf("%s streams and is %d bytes behind", m.Name, rep.Received.Sub(l.Acked))
@@ -265,6 +268,18 @@ func ledgerUnvote(o Observation) ([]Action, string) {
 	return nil, ""
 }
 
+// Advice is the prefix of the keys of problems that endanger nothing that is
+// acknowledged now, but that an operator should mend.
+const Advice = "advice-"
+
+// Severity is that of a node's problem.
+func Severity(key string) string {
+	if strings.HasPrefix(key, Advice) {
+		return facts.SeverityWarning
+	}
+	return facts.SeverityError
+}
+
 // incidentKey is the ledger's key of a node's own complaint.
 func incidentKey(node, key string) string { return node + "/" + key }
 
@@ -281,7 +296,7 @@ func incidentRaise(o Observation) ([]Action, string) {
 				continue // numbers in the text move; one entry per complaint
 			}
 			return []Action{command(facts.Command{Kind: facts.CmdRaiseIncident, RaiseIncident: &facts.RaiseIncident{Incident: facts.Incident{
-				Key: incidentKey(rep.Node, key), Node: rep.Node, Severity: facts.SeverityError, Text: text}}})}, text
+				Key: incidentKey(rep.Node, key), Node: rep.Node, Severity: Severity(key), Text: text}}})}, text
 		}
 	}
 	return nil, ""

@@ -2,10 +2,13 @@ package pgctl
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // defaults are PostgreSQL's own values of the settings that a standby must
@@ -32,6 +35,8 @@ func (s *Server) Args(m Mode) []string {
 	force := [][2]string{
 		{"fsync", "on"},
 		{"full_page_writes", "on"},
+		{"data_sync_retry", "off"},
+		{"ignore_invalid_pages", "off"},
 		{"wal_level", walLevel(op["wal_level"], ctl.WALLevel)},
 		{"hot_standby", "on"},
 		// A crashed primary may open again only by the ledger's word.
@@ -53,6 +58,11 @@ func (s *Server) Args(m Mode) []string {
 	if !ctl.DataChecksums {
 		force = append(force, [2]string{"wal_log_hints", "on"}) // else no rewind
 	}
+	if op["recovery_init_sync_method"] == "" && syncfsTells(kernelRelease()) {
+		// Before a crash recovery every file of the directory is made durable; one
+		// by one that takes most of the time of a small recovery.
+		force = append(force, [2]string{"recovery_init_sync_method", "syncfs"})
+	}
 	if s.Major >= 18 {
 		force = append(force, [2]string{"idle_replication_slot_timeout", "0"})
 	}
@@ -62,6 +72,24 @@ func (s *Server) Args(m Mode) []string {
 		args = append(args, "-c", f[0]+"="+f[1])
 	}
 	return args
+}
+
+// syncfsTells tells whether syncfs of a kernel reports what could not be
+// written, as those from 5.8 on do.
+func syncfsTells(release string) bool {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 8
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
 }
 
 // standbyArgs forces the settings that a standby must match where the

@@ -129,7 +129,7 @@ func withoutManaged(text string) (string, []string) {
 	var dropped []string
 	for line := range strings.Lines(text) {
 		name, _, ok := parseSetting(line)
-		if ok && (strings.HasPrefix(name, "recovery_") && name != "recovery_prefetch" && name != "recovery_min_apply_delay" && name != "recovery_init_sync_method" || decided[name]) {
+		if ok && (strings.HasPrefix(name, "recovery_") && name != "recovery_prefetch" && name != "recovery_init_sync_method" || decided[name]) {
 			dropped = append(dropped, name)
 			continue
 		}

@@ -21,6 +21,9 @@ var decided = map[string]bool{
 	"synchronous_standby_names": true, "archive_cleanup_command": true, "promote_trigger_file": true,
 }
 
+// oursBegin stands in the managed file before what understudy decides.
+const oursBegin = "# What understudy decides:\n"
+
 func (s *Server) managedConf() string { return filepath.Join(s.StateDir, "postgresql.understudy.conf") }
 func (s *Server) hbaFile() string     { return filepath.Join(s.StateDir, "pg_hba.conf") }
 func (s *Server) identFile() string   { return filepath.Join(s.StateDir, "pg_ident.conf") }
@@ -121,12 +124,12 @@ func (s *Server) renderConf(m Mode) (string, error) {
 		}
 		sync = v
 	}
-	conninfo, restore, slot := m.PrimaryConninfo, m.RestoreCommand, m.SlotName
+	conninfo, restore, slot, delay := m.PrimaryConninfo, m.RestoreCommand, m.SlotName, m.ApplyDelay
 	if m.Primary {
-		conninfo, restore, slot = "", "", ""
+		conninfo, restore, slot, delay = "", "", "", 0
 	}
 	ours = append(ours, "primary_conninfo", conninfo, "restore_command", restore, "primary_slot_name", slot,
-		"synchronous_standby_names", sync, "understudy.generation", generation())
+		"synchronous_standby_names", sync, applyDelay, delayValue(delay), "understudy.generation", generation())
 	if s.Major < 16 {
 		ours = append(ours, "promote_trigger_file", "")
 	}
@@ -145,7 +148,7 @@ func (s *Server) renderConf(m Mode) (string, error) {
 			return "", err
 		}
 	}
-	b.WriteString("# What understudy decides:\n")
+	b.WriteString(oursBegin)
 	for i := 0; i < len(ours); i += 2 {
 		if err := writeSetting(&b, ours[i], ours[i+1]); err != nil {
 			return "", err
@@ -210,7 +213,7 @@ func (s *Server) amended(change map[string]string) (text, gen string, err error)
 	for k, v := range change {
 		set[k] = v
 	}
-	_, ours, found := strings.Cut(string(b), "# What understudy decides:\n")
+	_, ours, found := strings.Cut(string(b), oursBegin)
 	if !found {
 		return "", "", fmt.Errorf("%s was changed by hand: remove it and restart the daemon", s.managedConf())
 	}
@@ -225,6 +228,12 @@ func (s *Server) amended(change map[string]string) (text, gen string, err error)
 		}
 		delete(set, name)
 		if err := writeSetting(&out, name, v); err != nil {
+			return "", "", err
+		}
+	}
+	if v, ok := set[applyDelay]; ok { // a file of a daemon from before delays
+		delete(set, applyDelay)
+		if err := writeSetting(&out, applyDelay, v); err != nil {
 			return "", "", err
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -220,6 +221,7 @@ type Mode struct {
 	RestoreCommand  string         // standby
 	SlotName        string         // primary_slot_name; may be empty
 	MinSettings     map[string]int // what a standby must match, see StandbySettings
+	ApplyDelay      time.Duration  // standby: how much later it applies, see SetApplyDelay
 }
 
 // NoSyncName is the name that no receiver ever has: a server that waits for it

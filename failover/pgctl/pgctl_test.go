@@ -91,9 +91,18 @@ func read(t *testing.T, path string) string {
 // start runs s under a guard without a lease.
 func start(t *testing.T, s *pgctl.Server, m pgctl.Mode) *guard.Client {
 	t.Helper()
+	return startAs(t, s, m, nil)
+}
+
+// startAs is start with another command line, if not nil.
+func startAs(t *testing.T, s *pgctl.Server, m pgctl.Mode, argv []string) *guard.Client {
+	t.Helper()
 	ctx := context30(t)
 	if err := s.Configure(ctx, m); err != nil {
 		t.Fatal(err)
+	}
+	if argv == nil {
+		argv = s.Args(m)
 	}
 	if err := s.Permit(ctx, 0); err != nil {
 		t.Fatal(err)
@@ -103,7 +112,7 @@ func start(t *testing.T, s *pgctl.Server, m pgctl.Mode) *guard.Client {
 		t.Fatal(err)
 	}
 	g, err := guard.Start(ctx, self, guard.Launch{
-		Socket: filepath.Join(s.RunDir, "guard.sock"), Argv: s.Args(m), LogFile: s.LogFile, Lease: time.Second,
+		Socket: filepath.Join(s.RunDir, "guard.sock"), Argv: argv, LogFile: s.LogFile, Lease: time.Second,
 		UID: s.UID, GID: s.GID, Groups: s.Groups, SetUser: s.Switch,
 	})
 	if err != nil {

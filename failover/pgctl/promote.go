@@ -64,7 +64,7 @@ func (s *Server) rewrite(names string) (gen string, err error) {
 		return "", err
 	}
 	conf, gen, err := s.amended(map[string]string{"synchronous_standby_names": names,
-		"primary_conninfo": "", "restore_command": "", "primary_slot_name": ""})
+		"primary_conninfo": "", "restore_command": "", "primary_slot_name": "", applyDelay: "0"})
 	if err != nil {
 		return "", err
 	}

@@ -194,7 +194,8 @@ func (p Policy) Validate() error {
 const (
 	maxNodePolicies = 64
 	maxPriority     = 1000
-	maxApplyDelay   = 30 * 24 * time.Hour
+	// maxApplyDelay is what PostgreSQL takes, in whole days.
+	maxApplyDelay = 24 * 24 * time.Hour
 )
 
 func (p Policy) validateNodes() error {

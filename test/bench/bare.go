@@ -79,7 +79,7 @@ func (b *bare) wait(ctx context.Context) error {
 func (b *bare) change(ctx context.Context) (bareTimes, error) {
 	var got bareTimes
 	old, next := b.nodes[b.primary], b.nodes[1-b.primary]
-	w, err := clients.Start(ctx, changeClients("acked_bare", b.nodes[0].Port, b.nodes[1].Port))
+	w, err := clients.Start(ctx, changeClients("acked_bare", b.nodes[0].Server, b.nodes[1].Server))
 	if err != nil {
 		return got, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"understudy/test/bench/internal/group"
 	"understudy/test/bench/internal/pg"
+	"understudy/test/netlab"
 )
 
 // The ports beside the playground's, counted from -port.
@@ -20,21 +21,34 @@ const (
 	barePort          = 33 // and the next
 )
 
-// bench is what the parts share: the two sides, set up once.
+// bench is what the parts share: the sides, set up once.
 type bench struct {
 	options
 	tools  *pg.Tools
 	dir    string // scratch directory
+	binary string // understudy
+	pair   bool   // a part compares with the native pair
 	group  *group.Group
-	native *native // nil when no part compares with it
-	filled int     // pgbench's scale factor of the group's tables; zero has none
+	lab    *netlab.Lab // the network of a group on hosts of their own; nil is loopback
+	native *native     // nil when no part compares with it
+	filled int         // pgbench's scale factor of the group's tables; zero has none
 	began  time.Time
 	load   string // the machine's load average before anything was started
 }
 
-// newBench sets both sides up. What it started is ended by close.
+// newBench prepares what all parts need. What it made is ended by close.
 func newBench(ctx context.Context, o options) (b *bench, err error) {
 	b = &bench{options: o, began: time.Now(), load: loadAverage()}
+	todo, err := o.chosen()
+	if err != nil {
+		return b, err
+	}
+	b.pair = slices.ContainsFunc(todo, func(p part) bool { return p.pair })
+	if slices.ContainsFunc(todo, func(p part) bool { return p.lab }) {
+		if err := netlab.Need(); err != nil {
+			return b, err
+		}
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -51,34 +65,72 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 		return b, err
 	}
 	b.tools.SegMiB = o.segMiB
-	program := o.program
-	if program == "" {
-		if program, err = build(ctx, b.dir); err != nil {
-			return b, err
-		}
-	} else if program, err = filepath.Abs(program); err != nil {
-		return b, err
+	if o.program == "" {
+		b.binary, err = build(ctx, b.dir)
+	} else {
+		b.binary, err = filepath.Abs(o.program)
+	}
+	return b, err
+}
+
+// enter sees to it that the group runs that the part measures.
+func (b *bench) enter(ctx context.Context, p part) error {
+	if b.group != nil && p.lab == (b.lab != nil) {
+		return nil
+	}
+	if err := b.leave(); err != nil {
+		return err
+	}
+	if p.lab {
+		return b.startInLab(ctx)
 	}
 	b.say("starting the group in %s", b.dir)
-	if b.group, err = group.Start(ctx, program, filepath.Join(b.dir, "g"), o.port, b.tools); err != nil {
-		return b, err
-	}
-	if todo, err := o.chosen(); err != nil || !slices.ContainsFunc(todo, func(p part) bool { return p.pair }) {
-		return b, err
+	var err error
+	if b.group, err = group.Start(ctx, b.binary, filepath.Join(b.dir, "g"), b.port, b.tools); err != nil || !b.pair {
+		return err
 	}
 	// Whether it strikes in one side's round or the other's is chance.
 	if err := b.group.Main().Exec(ctx, "alter system set autovacuum = off", "select pg_reload_conf()"); err != nil {
-		return b, err
+		return err
 	}
 	b.say("starting the native pair")
-	b.native, err = startNative(ctx, b.tools, b.group.Main(), filepath.Join(b.dir, "n"), o.port)
-	return b, err
+	b.native, err = startNative(ctx, b.tools, b.group.Main(), filepath.Join(b.dir, "n"), b.port)
+	return err
+}
+
+// startInLab starts a group whose nodes have networks of their own.
+func (b *bench) startInLab(ctx context.Context) (err error) {
+	b.say("starting the group in %s, each node in a network of its own", b.dir)
+	if b.lab, err = netlab.New(ctx, group.Nodes[:]...); err != nil {
+		return err
+	}
+	hosts := map[string]group.Host{}
+	for _, n := range group.Nodes {
+		h := b.lab.Host(n)
+		hosts[n] = group.Host{IP: h.IP, Command: h.Command}
+	}
+	b.group, err = group.StartOn(ctx, b.binary, filepath.Join(b.dir, "l"), b.port, b.tools, hosts)
+	return err
+}
+
+// leave ends everything that enter has started.
+func (b *bench) leave() error {
+	var err error
+	if b.lab != nil {
+		err = b.lab.Heal() // the nodes end faster when they hear each other
+	}
+	err = errors.Join(err, b.group.Stop(), b.native.stop())
+	if b.lab != nil {
+		err = errors.Join(err, b.lab.Close())
+	}
+	b.group, b.native, b.lab, b.filled = nil, nil, nil, 0
+	return err
 }
 
 // close ends everything that was started and removes the scratch directory.
 func (b *bench) close() error {
 	b.say("cleaning up")
-	err := errors.Join(b.group.Stop(), b.native.stop())
+	err := b.leave()
 	if b.dir == "" || b.keep {
 		return err
 	}

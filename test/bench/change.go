@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -32,14 +30,17 @@ const (
 	changeRest = time.Second
 	// changeLost is how long a commit after a change may be awaited.
 	changeLost = 2 * time.Minute
+	// promoteLost is the same where nobody orders the change.
+	promoteLost = 30 * time.Second
 	// returnNoted is how long a healthy group may take to record how the old
 	// primary came back.
 	returnNoted = 20 * time.Second
 	checkWithin = 10 * time.Minute
 )
 
-// changes is what switchover and failover share: the group, a plain pair to
-// compare with, and every run's writers, whose rows are looked up in the end.
+// changes is what the parts that change the primary share: the group, a plain
+// pair to compare with, and every run's writers, whose rows are looked up in the
+// end.
 type changes struct {
 	*bench
 	bare    *bare
@@ -57,18 +58,31 @@ type changed struct {
 	back             time.Duration // from the start of a killed daemon to a healthy group
 	backGap          time.Duration // longest time without a commit meanwhile
 	change           group.Change
+	// Of a change that nobody ordered: when the fault was there, when the first
+	// commit after it was acknowledged, and how many epochs were begun for it.
+	struck, first time.Time
+	epochs        int
 }
 
 // changeClients are the writers of one run against both data nodes.
-func changeClients(table string, ports ...int) clients.Config {
+func changeClients(table string, hosts ...pg.Server) clients.Config {
 	cfg := clients.Config{Writers: changeWriters, Think: changeThink, Table: table}
-	for _, p := range ports {
-		cfg.Hosts = append(cfg.Hosts, net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
+	for _, h := range hosts {
+		cfg.Hosts = append(cfg.Hosts, h.Address())
 	}
 	return cfg
 }
 
 func newChanges(ctx context.Context, b *bench) (*changes, error) {
+	c, err := prepareChanges(ctx, b)
+	if err != nil {
+		return c, err
+	}
+	return c, c.startPlain(ctx)
+}
+
+// prepareChanges is newChanges without the plain pair.
+func prepareChanges(ctx context.Context, b *bench) (*changes, error) {
 	c := &changes{bench: b}
 	primary, err := c.primary(ctx)
 	if err != nil {
@@ -88,20 +102,34 @@ func newChanges(ctx context.Context, b *bench) (*changes, error) {
 			return c, err
 		}
 	}
-	b.say("starting the plain pair")
-	c.bare, err = startBare(ctx, b.tools, server, filepath.Join(b.dir, "b"), b.port+barePort, b.filled)
-	return c, err
+	return c, nil
 }
 
-// close ends the writers and the plain pair. Its directory goes with the
-// bench's, or is in the way of the next part.
+// startPlain starts the plain pair.
+func (c *changes) startPlain(ctx context.Context) error {
+	primary, err := c.primary(ctx)
+	if err != nil {
+		return err
+	}
+	c.say("starting the plain pair")
+	c.bare, err = startBare(ctx, c.tools, c.group.Server(primary), filepath.Join(c.dir, "b"), c.port+barePort, c.filled)
+	return err
+}
+
+// stopPlain ends the plain pair. Its directory goes with the bench's, or is in
+// the way of the next one.
+func (c *changes) stopPlain() error {
+	err := c.bare.stop()
+	c.bare = nil
+	return errors.Join(err, os.RemoveAll(filepath.Join(c.dir, "b")))
+}
+
+// close ends the writers and the plain pair.
 func (c *changes) close() error {
 	for _, w := range c.written {
 		w.Stop()
 	}
-	err := c.bare.stop()
-	c.bare = nil
-	return errors.Join(err, os.RemoveAll(filepath.Join(c.dir, "b")))
+	return c.stopPlain()
 }
 
 // primary is the node that is primary now.
@@ -117,7 +145,7 @@ func (c *changes) primary(ctx context.Context) (string, error) {
 
 // writers starts the writers of one run, into a table of their own.
 func (c *changes) writers(ctx context.Context) (*clients.Clients, error) {
-	w, err := clients.Start(ctx, changeClients(fmt.Sprintf("acked_%d", len(c.written)), c.group.Main().Port, c.group.Backup().Port))
+	w, err := clients.Start(ctx, changeClients(fmt.Sprintf("acked_%d", len(c.written)), c.group.Main(), c.group.Backup()))
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +171,11 @@ const ledElsewhere = " and the ledger led from another node"
 
 // waitCommit waits for a commit that was begun after at.
 func waitCommit(ctx context.Context, w *clients.Clients, at time.Time) error {
-	err := pg.Until(ctx, changeLost, "a commit is acknowledged again", func() (bool, error) {
+	return waitCommitFor(ctx, changeLost, w, at)
+}
+
+func waitCommitFor(ctx context.Context, patience time.Duration, w *clients.Clients, at time.Time) error {
+	err := pg.Until(ctx, patience, "a commit is acknowledged again", func() (bool, error) {
 		_, ok := w.FirstBegun(at)
 		return ok, nil
 	})
@@ -198,7 +230,7 @@ func (c *changes) verify(ctx context.Context) (string, error) {
 	var wrong []error
 	for i, w := range c.written {
 		w.Stop()
-		v, err := lookUp(ctx, w, changeClients("", c.group.Main().Port, c.group.Backup().Port))
+		v, err := lookUp(ctx, w, changeClients("", c.group.Main(), c.group.Backup()))
 		if err != nil {
 			return "", errors.Join(append(wrong, fmt.Errorf("rows of table acked_%d: %w", i, err))...)
 		}
@@ -278,9 +310,14 @@ func phaseTable(runs []changed) string {
 
 // methods counts how the old primaries came back.
 func methods(runs []changed) string {
+	return tally(runs, func(r changed) string { return method(r.change) })
+}
+
+// tally says how many runs there are of each sort.
+func tally(runs []changed, sort func(changed) string) string {
 	count := map[string]int{}
 	for _, r := range runs {
-		count[method(r.change)]++
+		count[sort(r)]++
 	}
 	parts := []string{}
 	for _, m := range slices.Sorted(maps.Keys(count)) {
@@ -292,6 +329,8 @@ func methods(runs []changed) string {
 // method is how the old primary came back in one run.
 func method(c group.Change) string {
 	switch {
+	case c.Opened && c.From == c.To:
+		return "opening again"
 	case !c.Returned():
 		return "not recorded"
 	case c.Return.Problem != "":
@@ -331,8 +370,14 @@ func (c *changes) bareRows() [][]string {
 	}
 }
 
-// changeIntro says what both parts have in common.
+// changeIntro says what switchover and failover have in common.
 func (c *changes) changeIntro(ctx context.Context) (string, error) {
+	text, err := c.loadIntro(ctx)
+	return text + " Every run begins with a healthy group and is followed by the same change of a plain pair by hand, under the same load.", err
+}
+
+// loadIntro says what load all changes are under and what is measured.
+func (c *changes) loadIntro(ctx context.Context) (string, error) {
 	primary, err := c.primary(ctx)
 	if err != nil {
 		return "", err
@@ -348,6 +393,6 @@ func (c *changes) changeIntro(ctx context.Context) (string, error) {
 	}
 	return fmt.Sprintf("%d writers with a connection string of both hosts insert single rows with %s between two commits; dial and statement deadlines %s. "+
 		"pgbench's tables at scale %d, shared_buffers %s, WAL segments of %s. The outage is the longest time without an acknowledged commit of any writer; "+
-		"the slowest writer is the longest of any single one. Every run begins with a healthy group and is followed by the same change of a plain pair by hand, under the same load.",
+		"the slowest writer is the longest of any single one.",
 		changeWriters, changeThink, clients.Deadline, c.filled, buffers, segment), nil
 }

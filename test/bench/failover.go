@@ -185,24 +185,24 @@ func (f *failovers) comeBack(ctx context.Context, w *clients.Clients, r *changed
 
 // arrange moves the primary to the node that leads the ledger, and returns at
 // once when it does both: about a second later it leads no more.
-func (f *failovers) arrange(ctx context.Context, w *clients.Clients, primary string) (string, bool, error) {
+func (c *changes) arrange(ctx context.Context, w *clients.Clients, primary string) (string, bool, error) {
 	for range leaderTries {
-		st, err := f.group.WaitReady(ctx, primary, ledElsewhere, leaderOff)
+		st, err := c.group.WaitReady(ctx, primary, ledElsewhere, leaderOff)
 		if err != nil {
 			return primary, false, err
 		}
 		if st.Group.LedgerLeader != group.Other(primary) {
-			if err := f.leaderToData(ctx, primary); err != nil {
+			if err := c.leaderToData(ctx, primary); err != nil {
 				return primary, false, err
 			}
 			continue
 		}
 		next := group.Other(primary)
-		if _, err := f.group.Command(ctx, next, "switchover", "--to", next); err != nil {
+		if _, err := c.group.Command(ctx, next, "switchover", "--to", next); err != nil {
 			return primary, false, err
 		}
 		primary = next
-		if ok, err := f.leads(ctx, w, primary, time.Now()); ok || err != nil {
+		if ok, err := c.leads(ctx, w, primary, time.Now()); ok || err != nil {
 			return primary, ok, err
 		}
 	}
@@ -211,10 +211,10 @@ func (f *failovers) arrange(ctx context.Context, w *clients.Clients, primary str
 
 // leads waits until the new primary leads the ledger, streams to the other
 // data node and has acknowledged a commit, or leads no more.
-func (f *failovers) leads(ctx context.Context, w *clients.Clients, primary string, opened time.Time) (bool, error) {
+func (c *changes) leads(ctx context.Context, w *clients.Clients, primary string, opened time.Time) (bool, error) {
 	both := false
 	err := pg.Until(ctx, 10*time.Second, "the ledger is led from one node or the other", func() (bool, error) {
-		st, err := f.group.Status(ctx, primary)
+		st, err := c.group.Status(ctx, primary)
 		if err != nil || st.Group.Primary != primary || st.Group.LedgerLeader == "" {
 			return false, nil
 		}
@@ -230,16 +230,16 @@ func (f *failovers) leads(ctx context.Context, w *clients.Clients, primary strin
 
 // leaderToData makes the standby lead the ledger: the witness is away for a
 // while.
-func (f *failovers) leaderToData(ctx context.Context, primary string) error {
+func (c *changes) leaderToData(ctx context.Context, primary string) error {
 	witness := group.Nodes[2]
-	if err := f.group.Kill(ctx, witness); err != nil {
+	if err := c.group.Kill(ctx, witness); err != nil {
 		return err
 	}
 	err := pg.Until(ctx, time.Minute, "the standby leads the ledger", func() (bool, error) {
-		st, err := f.group.Status(ctx, primary)
+		st, err := c.group.Status(ctx, primary)
 		return err == nil && st.Group.LedgerLeader == group.Other(primary), nil
 	})
-	return errors.Join(err, f.group.StartDaemon(ctx, witness))
+	return errors.Join(err, c.group.StartDaemon(ctx, witness))
 }
 
 func (f *failovers) report() string {

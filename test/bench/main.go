@@ -1,7 +1,8 @@
 // Command bench measures Understudy side by side with what PostgreSQL has on
 // board: synchronous streaming, pg_receivewal and its own standby, in
-// alternating rounds on one machine and one disk. It prints Markdown; see the
-// flags for what to measure.
+// alternating rounds on one machine and one disk. It also measures how long
+// nobody can write when the primary moves or is lost. It prints Markdown; see
+// the flags for what to measure.
 package main
 
 import (
@@ -35,6 +36,8 @@ type options struct {
 	runs          int
 	seed          int64
 	leaderOn      bool
+	scenarios     string
+	minutes       float64
 	segMiB        int
 	changeScale   int
 	idle          time.Duration
@@ -54,6 +57,8 @@ type part struct {
 	title string
 	// pair tells that it compares with the native pair, which then runs.
 	pair bool
+	// lab tells that every node needs a network of its own.
+	lab bool
 	// run measures. Text that comes with an error is shown and not written into
 	// a document.
 	run func(context.Context, *bench) (string, error)
@@ -62,14 +67,17 @@ type part struct {
 // parts is every section, in the order they are measured.
 func parts() []part {
 	return []part{
-		{"commit", "Synchronous commits", true, commit},
-		{"profile", "Where the time goes", true, profile},
-		{"lag", "Replay lag", true, lag},
-		{"kill", "A peer's daemon is killed", true, kill},
-		{"catchup", "Catching up, and memory", true, catchup},
+		{name: "commit", title: "Synchronous commits", pair: true, run: commit},
+		{name: "profile", title: "Where the time goes", pair: true, run: profile},
+		{name: "lag", title: "Replay lag", pair: true, run: lag},
+		{name: "kill", title: "A peer's daemon is killed", pair: true, run: kill},
+		{name: "catchup", title: "Catching up, and memory", pair: true, run: catchup},
 		// The last ones, since they leave another primary behind.
-		{"switchover", "Switchover", false, switchover},
-		{"failover", "The primary's host is lost", false, failover},
+		{name: "switchover", title: "Switchover", run: switchover},
+		{name: "failover", title: "The primary's host is lost", run: failover},
+		{name: "falsealarm", title: "No failover without a cause", run: falseAlarm},
+		// It has another group.
+		{name: "loss", title: "Automatic failover", lab: true, run: loss},
 	}
 }
 
@@ -96,7 +104,7 @@ func main() {
 func parseFlags(args []string) (options, string, error) {
 	var o options
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.StringVar(&o.only, "only", "", "parts to measure, comma separated: commit, profile, lag, kill, catchup, switchover, failover; empty is all")
+	fs.StringVar(&o.only, "only", "", "parts to measure, comma separated: commit, profile, lag, kill, catchup, switchover, failover, falsealarm, loss; empty is all")
 	fs.IntVar(&o.rounds, "rounds", 9, "alternating rounds of commit and lag")
 	fs.IntVar(&o.seconds, "seconds", 30, "length of one run of a load")
 	fs.IntVar(&o.scale, "scale", 50, "pgbench's scale factor")
@@ -104,11 +112,13 @@ func parseFlags(args []string) (options, string, error) {
 	fs.IntVar(&o.walMiB, "wal", 4096, "WAL to catch up with, in MiB")
 	fs.IntVar(&o.catchupRounds, "catchup-rounds", 3, "alternating rounds of catchup")
 	fs.IntVar(&o.kills, "kills", 5, "kills of each daemon")
-	fs.IntVar(&o.runs, "n", 20, "runs of switchover and of each series of failover")
-	fs.Int64Var(&o.seed, "seed", 0, "seed of the moments at which failover kills; zero takes one by the clock")
+	fs.IntVar(&o.runs, "n", 20, "runs of switchover, of each series of failover, and of each scenario of loss")
+	fs.Int64Var(&o.seed, "seed", 0, "seed of the moments at which failover and loss strike, and of the pauses of falsealarm; zero takes one by the clock")
 	fs.BoolVar(&o.leaderOn, "leader-on-primary", false, "failover: a second series that kills the ledger's leader with the primary")
+	fs.StringVar(&o.scenarios, "scenarios", "", "scenarios of loss, comma separated: "+strings.Join(faultNames(), ", ")+"; empty is all")
+	fs.Float64Var(&o.minutes, "minutes", 20, "falsealarm: how long it pauses processes")
 	fs.IntVar(&o.segMiB, "segsize", 0, "size of WAL segments in MiB; zero is PostgreSQL's default")
-	fs.IntVar(&o.changeScale, "change-scale", 5, "pgbench's scale factor of switchover and failover, when no part before them has made its tables")
+	fs.IntVar(&o.changeScale, "change-scale", 5, "pgbench's scale factor of switchover, failover, falsealarm and loss, when no part before them has made its tables")
 	fs.DurationVar(&o.idle, "idle", 30*time.Second, "rest before the idle memory is read")
 	fs.Float64Var(&o.rate, "rate", 0, "load of lag in transactions per second; zero is 60 % of what native reaches")
 	fs.IntVar(&o.port, "port", 17500, "first port; this one and the next 40 must be free")
@@ -146,7 +156,13 @@ func (o options) validate() error {
 	if o.segMiB < 0 || o.segMiB > 1024 || o.segMiB&(o.segMiB-1) != 0 {
 		return fmt.Errorf("-segsize must be a power of two from 1 to 1024, or zero")
 	}
+	if o.minutes <= 0 {
+		return fmt.Errorf("-minutes must be above zero")
+	}
 	if _, err := o.chosen(); err != nil {
+		return err
+	}
+	if _, err := o.chosenFaults(); err != nil {
 		return err
 	}
 	_, err := o.clientCounts()
@@ -194,11 +210,16 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	machine, err := b.machine(ctx)
-	if err != nil {
-		return err
-	}
+	machine := ""
 	for _, p := range todo {
+		err := b.enter(ctx, p)
+		if err == nil && machine == "" {
+			machine, err = b.machine(ctx)
+		}
+		if err != nil {
+			b.keepLogs(ctx)
+			return fmt.Errorf("set up for %s: %w", p.name, err)
+		}
 		b.say("%s", p.title)
 		body, err := p.run(ctx, b)
 		if body != "" {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -168,7 +169,7 @@ func helperCommand(ctx context.Context, self string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// helper is the main program of the two processes.
+// helper is the main program of a helper process.
 func helper(args []string) error {
 	switch {
 	case args[0] == helperGive && len(args) == 2:
@@ -179,6 +180,8 @@ func helper(args []string) error {
 			return err
 		}
 		return json.NewEncoder(os.Stdout).Encode(r)
+	case slices.Contains([]string{helperCPU, helperMemory, helperDisk}, args[0]):
+		return burn(args)
 	}
 	return fmt.Errorf("unknown helper %q", args)
 }

@@ -11,6 +11,9 @@ import (
 	"understudy/test/bench/internal/group"
 )
 
+// switchBar is what the median outage may be.
+const switchBar = 250 * time.Millisecond
+
 // switchover shows how long nobody can write while the primary moves.
 func switchover(ctx context.Context, b *bench) (text string, err error) {
 	c, err := newChanges(ctx, b)
@@ -95,7 +98,8 @@ func (c *changes) switchReport(intro, verdict string, runs []changed) string {
 		medianWorst("the command, from start to end", pick(runs, func(r changed) time.Duration { return r.command })),
 	}}
 	sum.Rows = append(sum.Rows, c.bareRows()...)
-	fmt.Fprintf(&out, "%s\nThe old primary came back by: %s.\n\n%s\n", sum, methods(runs), phaseTable(runs))
+	outages := summary(runs, func(r changed) time.Duration { return r.outage })
+	fmt.Fprintf(&out, "%s\nThe bar of the median outage, ms, is %s: %s. The old primary came back by: %s.\n\n%s\n", sum, bar(switchBar), passed(outages, outages.Median, switchBar), methods(runs), phaseTable(runs))
 	t := doc.Table{Head: []string{"run", "primary", "outage, ms", "slowest writer, ms", "command, ms", "old primary", "phases, ms"}}
 	for i, r := range runs {
 		t.Rows = append(t.Rows, []string{fmt.Sprint(i + 1), r.from + " → " + r.to, fmt.Sprintf("%.0f", millis(r.outage)), fmt.Sprintf("%.0f", millis(r.slowest)),

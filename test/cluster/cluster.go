@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"understudy/shipper/link"
+	"understudy/test/netlab"
 	"understudy/test/pgtest"
 )
 
@@ -60,6 +61,9 @@ type options struct {
 	start  bool
 	level  string
 	binary *program
+	lab    *netlab.Lab
+	disks  bool
+	policy string
 }
 
 // Option changes how New makes a group.
@@ -74,6 +78,11 @@ func WithParameter(name, value string) Option {
 // that lets everybody in from loopback.
 func WithHBA(line string) Option { return func(o *options) { o.hba = append(o.hba, line) } }
 
+// WithPolicy founds the group with what this policy file says, instead of
+// "failover: manual": a test that kills daemons means to say itself who takes
+// over.
+func WithPolicy(yaml string) Option { return func(o *options) { o.policy = yaml } }
+
 // WithoutStart makes the files and founds the group, and starts no daemon.
 func WithoutStart() Option { return func(o *options) { o.start = false } }
 
@@ -84,13 +93,18 @@ func WithDebugLog() Option { return func(o *options) { o.level = "debug" } }
 // the steps of a change of role, by Node.FaultAt.
 func WithFaults() Option { return func(o *options) { o.binary = &faulty } }
 
+// WithLab puts each node on the host of its name: its daemon, guard and
+// PostgreSQL use the network of that host only. The lab must have the hosts
+// main, backup and witness, and outlive the group.
+func WithLab(lab *netlab.Lab) Option { return func(o *options) { o.lab = lab } }
+
 // New makes a group with main as its founder and starts its three daemons. It
 // does not wait until the group is healthy. The test's end stops it; when the
 // test failed, the ends of all logs are printed. UNDERSTUDY_KEEP=1 keeps the
 // directory.
 func New(t testing.TB, opts ...Option) *Group {
 	t.Helper()
-	o := options{start: true, level: "info", binary: &built, params: map[string]string{
+	o := options{start: true, policy: "failover: manual\n", level: "info", binary: &built, params: map[string]string{
 		"max_connections": "100", "allow_in_place_tablespaces": "on", "shared_buffers": "32MB",
 	}}
 	for _, f := range opts {
@@ -111,13 +125,22 @@ func New(t testing.TB, opts ...Option) *Group {
 	}
 	port := reservePorts(t)
 	for i, n := range names {
-		node := &Node{Name: n, Dir: filepath.Join(dir, n), Port: port + i, HTTPPort: port + 3 + i, LinkPort: port + 6 + i, group: g}
+		node := &Node{Name: n, Dir: filepath.Join(dir, n), Port: port + i, HTTPPort: port + 3 + i, LinkPort: port + 6 + i, group: g, disks: o.disks}
+		if o.lab != nil {
+			if node.host = o.lab.Host(n); node.host == nil {
+				t.Fatalf("the lab has no host %s", n)
+			}
+		}
 		*g.slot(n) = node
 	}
 	for _, n := range g.Nodes() {
 		n.make(t, o)
 	}
-	if out, err := g.Main.Command("init").CombinedOutput(); err != nil {
+	policy := filepath.Join(g.Dir, "policy.yaml")
+	if err := os.WriteFile(policy, []byte(o.policy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := g.Main.Command("init", "--policy", policy).CombinedOutput(); err != nil {
 		t.Fatalf("found the group: %v\n%s", err, out)
 	}
 	if o.start {
@@ -155,8 +178,8 @@ func (g *Group) Start(t testing.TB) {
 
 // DSN reaches the primary, wherever it is.
 func (g *Group) DSN() string {
-	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d,127.0.0.1:%d/postgres?target_session_attrs=read-write&sslmode=disable&connect_timeout=2",
-		g.Main.Port, g.Backup.Port)
+	return fmt.Sprintf("postgres://postgres@%s,%s/postgres?target_session_attrs=read-write&sslmode=disable&connect_timeout=2",
+		g.Main.Address(), g.Backup.Address())
 }
 
 // portsPerGroup is how many consecutive ports a group reserves.
@@ -233,6 +256,7 @@ func (s *spawner) close() {
 func (g *Group) end(t testing.TB) {
 	if g.Witness == nil {
 		g.spawn.close()
+		g.unmount()
 		os.RemoveAll(g.Dir)
 		return
 	}
@@ -253,6 +277,7 @@ func (g *Group) end(t testing.TB) {
 		t.Logf("the group's directory is kept: %s", g.Dir)
 		return
 	}
+	g.unmount()
 	if err := os.RemoveAll(g.Dir); err != nil {
 		t.Logf("remove %s: %v", g.Dir, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"understudy/shipper/link"
+	"understudy/test/netlab"
 	"understudy/test/pgtest"
 )
 
@@ -30,6 +31,8 @@ type Node struct {
 	LinkPort int // between the nodes
 
 	group *Group
+	host  *netlab.Host // nil on loopback
+	disks bool         // see WithDisks
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -43,7 +46,23 @@ type Node struct {
 func (n *Node) Config() string { return filepath.Join(n.Dir, "understudy.yaml") }
 
 // DataDir is the data directory of PostgreSQL.
-func (n *Node) DataDir() string { return filepath.Join(n.Dir, "pgdata") }
+func (n *Node) DataDir() string { return filepath.Join(n.Dir, n.dataDir()) }
+
+// dataDir is it as the node file names it.
+func (n *Node) dataDir() string {
+	if n.disks {
+		return "data/pgdata" // below the mount point, which cannot be renamed
+	}
+	return "pgdata"
+}
+
+// IP is the address of all that the node listens on.
+func (n *Node) IP() string {
+	if n.host != nil {
+		return n.host.IP
+	}
+	return "127.0.0.1"
+}
 
 // StateDir is the daemon's own durable state.
 func (n *Node) StateDir() string { return filepath.Join(n.Dir, "state") }
@@ -71,6 +90,9 @@ func (n *Node) make(t testing.TB, o options) {
 	if err := os.MkdirAll(n.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if n.disks {
+		n.mount(t)
+	}
 	n.Issue(t, n.Name)
 	var y strings.Builder
 	kind := "data"
@@ -78,19 +100,23 @@ func (n *Node) make(t testing.TB, o options) {
 		kind = "witness"
 	}
 	fmt.Fprintf(&y, "name: %s\ngroup: test\nkind: %s\nstate_dir: state\nrun_dir: run\n", n.Name, kind)
-	fmt.Fprintf(&y, "listen: 127.0.0.1:%d\nhttp: 127.0.0.1:%d\npeers:\n", n.LinkPort, n.HTTPPort)
+	fmt.Fprintf(&y, "listen: %s:%d\nhttp: %[1]s:%[3]d\npeers:\n", n.IP(), n.LinkPort, n.HTTPPort)
 	for _, p := range n.group.Nodes() {
 		if p != n {
-			fmt.Fprintf(&y, "  - {name: %s, address: \"127.0.0.1:%d\"}\n", p.Name, p.LinkPort)
+			fmt.Fprintf(&y, "  - {name: %s, address: \"%s:%d\"}\n", p.Name, p.IP(), p.LinkPort)
 		}
 	}
 	fmt.Fprintf(&y, "tls: {cert: node.crt, key: node.key, ca: ca.crt}\nlog: {level: %s}\n", o.level)
 	if kind == "data" {
-		fmt.Fprintf(&y, "postgresql:\n  bin_dir: %s\n  data_dir: pgdata\n  port: %d\n  listen: [127.0.0.1]\n  hba:\n", pgtest.BinDir(t), n.Port)
+		fmt.Fprintf(&y, "postgresql:\n  bin_dir: %s\n  data_dir: %s\n  port: %d\n  listen: [%s]\n  hba:\n", pgtest.BinDir(t), n.dataDir(), n.Port, n.IP())
 		for _, line := range o.hba {
 			fmt.Fprintf(&y, "    - %q\n", line)
 		}
-		y.WriteString("    - host all all 127.0.0.1/32 trust\n  parameters:\n")
+		from := "127.0.0.1/32"
+		if n.host != nil {
+			from = "samenet"
+		}
+		fmt.Fprintf(&y, "    - host all all %s trust\n  parameters:\n", from)
 		for k, v := range o.params {
 			fmt.Fprintf(&y, "    %s: %q\n", k, v)
 		}
@@ -104,7 +130,7 @@ func (n *Node) make(t testing.TB, o options) {
 // node of the given name.
 func (n *Node) Issue(t testing.TB, name string) {
 	t.Helper()
-	cert, key, err := link.Issue(n.group.caCert, n.group.caKey, name, []string{"127.0.0.1"})
+	cert, key, err := link.Issue(n.group.caCert, n.group.caKey, name, []string{n.IP()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +164,18 @@ func (n *Node) Command(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// daemon prepares the daemon, on its host in a lab. Other commands talk to it
+// over a socket in the file system, and so run anywhere.
+func (n *Node) daemon() *exec.Cmd {
+	cmd := n.Command("run")
+	if n.host == nil {
+		return cmd
+	}
+	in := n.host.Command(context.Background(), cmd.Path, cmd.Args[1:]...)
+	in.Dir = cmd.Dir
+	return in
+}
+
 // Start starts the daemon; it does not wait until it answers.
 func (n *Node) Start(t testing.TB) {
 	t.Helper()
@@ -149,7 +187,7 @@ func (n *Node) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := n.Command("run")
+	cmd := n.daemon()
 	n.mu.Lock()
 	cmd.Env = append(os.Environ(), n.env...)
 	n.mu.Unlock()
@@ -352,7 +390,7 @@ func (n *Node) KillEverything(t testing.TB) {
 
 // DSN reaches this node's PostgreSQL, whatever its role.
 func (n *Node) DSN() string {
-	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable&connect_timeout=2", n.Port)
+	return fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable&connect_timeout=2", n.Address())
 }
 
 // Connect opens a connection to this node's PostgreSQL.
@@ -373,7 +411,7 @@ func (n *Node) Answers() bool {
 
 // PortOpen tells whether anybody accepts connections on PostgreSQL's port.
 func (n *Node) PortOpen() bool {
-	c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(n.Port)), time.Second)
+	c, err := net.DialTimeout("tcp", n.Address(), time.Second)
 	if err != nil {
 		return false
 	}

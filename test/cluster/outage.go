@@ -19,7 +19,7 @@ func (g *Group) MultiHostWriters(t testing.TB, n int) *clients.Clients {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	c, err := clients.Start(ctx, clients.Config{Hosts: []string{g.Main.host(), g.Backup.host()}, Writers: n, Think: think})
+	c, err := clients.Start(ctx, clients.Config{Hosts: []string{g.Main.Address(), g.Backup.Address()}, Writers: n, Think: think})
 	if err != nil {
 		t.Fatalf("start %d writers: %v", n, err)
 	}
@@ -27,5 +27,5 @@ func (g *Group) MultiHostWriters(t testing.TB, n int) *clients.Clients {
 	return c
 }
 
-// host is the address of this node's PostgreSQL.
-func (n *Node) host() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.Port)) }
+// Address is where clients find this node's PostgreSQL.
+func (n *Node) Address() string { return net.JoinHostPort(n.IP(), strconv.Itoa(n.Port)) }

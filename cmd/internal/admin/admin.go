@@ -112,6 +112,7 @@ func Handler(b Backend, opts Options) http.Handler {
 	mux.HandleFunc("GET /api/v1/events", s.events)
 	mux.HandleFunc("GET /api/v1/feed", s.feed)
 	mux.HandleFunc("GET /api/v1/history", s.changes)
+	mux.HandleFunc("GET /api/v1/incidents", s.incidents)
 	mux.HandleFunc("GET /api/v1/plans", s.plans)
 	mux.HandleFunc("GET /api/v1/explain", s.explain)
 	mux.HandleFunc("POST /api/v1/do/{action}", s.do)

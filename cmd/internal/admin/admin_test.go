@@ -201,8 +201,64 @@ func TestHandler_Cluster(t *testing.T) {
 	if err := json.Unmarshal(request(t, h, "GET", "/cluster", "").Body.Bytes(), &c); err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(c); got != "{[{main leader running http://10.0.0.1:7421/health 10.0.0.1 5432 2 <nil>} {backup sync_standby streaming  10.0.0.2 0 2 256} {witness witness unknown  10.0.0.3 0 0 <nil>}] shop false}" {
+	if got := fmt.Sprint(c); got != "{[{main leader running http://10.0.0.1:7421/health 10.0.0.1 5432 2 <nil> <nil>} {backup sync_standby streaming  10.0.0.2 0 2 256 <nil>} {witness witness unknown  10.0.0.3 0 0 <nil> <nil>}] shop false <nil>}" {
 		t.Errorf("got %s", got)
+	}
+}
+
+func TestHandler_ClusterPauseScheduleAndTags(t *testing.T) {
+	b := newBackend(t, "main")
+	h := admin.Handler(b, admin.Options{})
+	b.in.State.Policy = b.in.State.Policy.With("main", facts.NodePolicy{NoFailover: true}).With("backup", facts.NodePolicy{NoVote: true})
+	b.in.State.Voters.Stores = []string{"s-main", "s-witness"}
+	b.in.State.Policy.Paused = true
+	b.in.State.Scheduled = &facts.Scheduled{ID: "s", To: "s-backup", At: time.Date(2026, 3, 1, 22, 0, 0, 0, time.UTC)}
+	body := request(t, h, "GET", "/cluster", "").Body.String()
+	for _, want := range []string{
+		`"role":"leader","state":"running","api_url":"http://10.0.0.1:7421/health","host":"10.0.0.1","timeline":2,"tags":{"nofailover":true}}`,
+		`"role":"replica"`, `"lag":256,"tags":{"nofailover":true,"nosync":true}}`,
+		`"scope":"shop","pause":true,"scheduled_switchover":{"at":"2026-03-01T22:00:00Z","from":"main","to":"backup"}}`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %s in %s", want, body)
+		}
+	}
+	b.in.State.Policy.PausedUntil, b.in.State.Scheduled.To = time.Now().Add(-time.Second), ""
+	if body := request(t, h, "GET", "/cluster", "").Body.String(); strings.Contains(body, "pause") || !strings.Contains(body, `"from":"main"}}`) {
+		t.Errorf("got %s", body)
+	}
+}
+
+func TestHandler_Incidents(t *testing.T) {
+	b := newBackend(t, "main")
+	h := admin.Handler(b, admin.Options{})
+	if w := request(t, h, "GET", "/api/v1/incidents", ""); w.Code != 200 || w.Body.String() != `{"incidents":[]}`+"\n" {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	at := func(min int) time.Time { return time.Date(2026, 3, 1, 12, min, 0, 0, time.UTC) }
+	b.in.State.Incidents = map[string]facts.Incident{
+		"old": {Key: "old", Severity: "warning", Text: "t", Since: at(1)}, "main/disk": {Key: "main/disk", Node: "main", Severity: "error", Text: "full", Since: at(5)},
+		"over": {Key: "over", Severity: "error", Text: "t", Since: at(7), Until: at(9)}, "overer": {Key: "overer", Severity: "error", Text: "t", Since: at(2), Until: at(3)},
+	}
+	b.in.Self.Problems = map[string]string{"disk": "fuller", "clock": "jumps"}
+	for query, want := range map[string]string{"": "clock main/disk old", "?all=false": "clock main/disk old", "?all=true": "clock main/disk old over overer", "?all=1": "clock main/disk old over overer"} {
+		var got doc.Incidents
+		if err := json.Unmarshal(request(t, h, "GET", "/api/v1/incidents"+query, "").Body.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		var keys []string
+		for _, i := range got.Incidents {
+			keys = append(keys, i.Key)
+			if i.Until.IsZero() == strings.HasPrefix(i.Key, "over") || i.Key == "main/disk" && (i.Node != "main" || i.Severity != "error" || !i.Since.Equal(at(5)) || i.Text != "full") {
+				t.Errorf("%s: got %+v", query, i)
+			}
+		}
+		if s := strings.Join(keys, " "); s != want {
+			t.Errorf("%s: got %s, want %s", query, s, want)
+		}
+	}
+	if w := request(t, h, "GET", "/api/v1/incidents?all=some", ""); w.Code != 400 {
+		t.Errorf("got %d", w.Code)
 	}
 }
 
@@ -260,11 +316,14 @@ func TestHandler_HistoryPlansExplain(t *testing.T) {
 func TestHandler_Metrics(t *testing.T) {
 	b := newBackend(t, "main")
 	b.in.State.Incidents = map[string]facts.Incident{"x": {Key: "x", Severity: "error", Text: "bad"}}
+	b.in.State.Policy.Paused = true
+	b.in.Self.Hears = []decide.Hears{{Node: "backup", Ago: 250 * time.Millisecond}}
 	w := request(t, admin.Handler(b, admin.Options{}), "GET", "/metrics", "")
 	for _, want := range []string{
 		"understudy_epoch_number 4\n", "understudy_committed_lsn 8.3886336e+07\n", `understudy_node_is_primary{node="main"} 1` + "\n",
 		`understudy_node_apply_lag_bytes{node="backup"} 256` + "\n", `understudy_node_link_up{node="backup"} 1` + "\n",
 		`understudy_node_up{node="witness"} 0` + "\n", `understudy_incidents{severity="error"} 1` + "\n", `understudy_safety{level="degraded"} 1` + "\n",
+		"understudy_paused 1\n", "understudy_failover_ready 0\n", `understudy_hears_age_seconds{node="main",peer="backup"} 0.25` + "\n", `understudy_node_failing{node="main"} 0` + "\n",
 	} {
 		if !strings.Contains(w.Body.String(), want) {
 			t.Errorf("no %q", want)

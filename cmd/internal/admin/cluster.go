@@ -3,6 +3,7 @@ package admin
 import (
 	"net"
 	"net/http"
+	"time"
 
 	"understudy/cmd/internal/view"
 	"understudy/failover/decide"
@@ -15,6 +16,15 @@ type ClusterReply struct {
 	Members []ClusterMember `json:"members"`
 	Scope   string          `json:"scope"`
 	Pause   bool            `json:"pause,omitempty"`
+	// ScheduledSwitchover is absent when none is scheduled.
+	ScheduledSwitchover *ClusterSwitchover `json:"scheduled_switchover,omitempty"`
+}
+
+// ClusterSwitchover is a switchover that is to begin at a time.
+type ClusterSwitchover struct {
+	At   string `json:"at"` // with date and zone
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"` // absent where the group chooses
 }
 
 // ClusterMember is one node in the words that tools for PostgreSQL high
@@ -30,6 +40,14 @@ type ClusterMember struct {
 	// Lag is bytes not yet applied, "unknown" on a standby that is not heard,
 	// absent on the leader.
 	Lag any `json:"lag,omitempty"`
+	// Tags are what the policy keeps the node from; absent when nothing.
+	Tags *ClusterTags `json:"tags,omitempty"`
+}
+
+// ClusterTags are what a node does not do.
+type ClusterTags struct {
+	NoFailover bool `json:"nofailover,omitempty"` // become primary by itself
+	NoSync     bool `json:"nosync,omitempty"`     // have commits wait for it
 }
 
 func (s *server) cluster(w http.ResponseWriter, r *http.Request) {
@@ -39,6 +57,9 @@ func (s *server) cluster(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply := ClusterReply{Scope: st.Group.Name, Pause: st.Group.Paused, Members: []ClusterMember{}}
+	if sc := st.Group.Scheduled; sc != nil {
+		reply.ScheduledSwitchover = &ClusterSwitchover{At: sc.At.Format(time.RFC3339), From: sc.From, To: sc.To}
+	}
 	for _, n := range st.Nodes {
 		reply.Members = append(reply.Members, s.clusterMember(st, n))
 	}
@@ -52,6 +73,10 @@ func (s *server) clusterMember(st view.Status, n view.Node) ClusterMember {
 	}
 	if n.HTTP != "" && n.HTTP != "off" {
 		m.APIURL = "http://" + n.HTTP + "/health"
+	}
+	if n.NoFailover || n.NoVote {
+		// Without a vote a node cannot become primary either.
+		m.Tags = &ClusterTags{NoFailover: true, NoSync: n.NoVote}
 	}
 	switch {
 	case n.Kind == facts.KindWitness:

@@ -81,7 +81,8 @@ func (x *exposition) group(st view.Status) {
 	x.gauge("understudy_voters", "Nodes whose disks count for a commit.", float64(len(g.MustAcknowledge.Voters)))
 	x.gauge("understudy_voters_needed", "Nodes that must have a commit on disk before it returns.", float64(g.MustAcknowledge.Needed))
 	x.gauge("understudy_protected", "1 if another node than the primary has a base and the log.", flag(g.Protected))
-	x.gauge("understudy_paused", "1 if automatic failover is off.", flag(g.Paused))
+	x.gauge("understudy_paused", "1 if automatic failover is paused now.", flag(g.Paused))
+	x.gauge("understudy_failover_ready", "1 if another node would become primary by itself, were the primary lost.", flag(g.Failover.Ready))
 	for _, l := range []view.Level{view.LevelSafe, view.LevelDegraded, view.LevelUnprotected, view.LevelStopped} {
 		x.gauge("understudy_safety", "1 for the present level of safety.", flag(g.Safe.Level == l), "level", string(l))
 	}
@@ -112,6 +113,10 @@ func (x *exposition) node(st view.Status, n view.Node) {
 		x.gauge("understudy_node_apply_lag_bytes", "Flushed by the primary and not replayed here.", float64(n.Lag.ApplyBytes), "node", n.Name)
 		x.gauge("understudy_node_lag_seconds", "Age of the newest byte on this node's disk, 0 when nothing is missing.", n.Lag.Seconds, "node", n.Name)
 	}
+	for _, h := range n.Hears {
+		x.gauge("understudy_hears_age_seconds", "Age of the newest report that the node has of the peer, or since when it waits for the first.", h.Ago, "node", n.Name, "peer", h.Node)
+	}
+	x.gauge("understudy_node_failing", "1 if the node's PostgreSQL or the disk below it cannot serve although it runs.", flag(n.Server.Failing != ""), "node", n.Name)
 	if n.Link.State != "" {
 		x.gauge("understudy_node_link_up", "1 if the primary streams to the node.", flag(n.Link.State == view.LinkStreaming), "node", n.Name)
 	}

@@ -53,11 +53,15 @@ func switchoverCommand(opts Options) *cobra.Command {
 		Use: "switchover", Short: "Hand the primary over to another node, losing nothing", Args: cobra.NoArgs,
 		Long: "Hand the primary over to a standby. Clients are shut out, the primary stops, the standby takes over with\n" +
 			"everything it had, and the old primary becomes a standby. If it cannot be completed, a node opens again all the same.\n" +
-			"The exit code is 0 when the wanted node is primary, 1 when it was tried and is not, and 4 when it was refused.",
+			"The exit code is 0 when the wanted node is primary, 1 when it was tried and is not, and 4 when it was refused.\n\n" +
+			"With --at it begins at a time, and is tried for --within when it is refused then. One is scheduled at most: another\n" +
+			"--at replaces it, --cancel withdraws it. The exit code is then 0 when that is recorded. With --dry-run it is said\n" +
+			"what would happen now. It works while automatic failover is paused, too.",
 	}
 	f := addChangeFlags(c, "node to hand over to; without it the best standby")
+	later := addScheduleFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := f.check("switchover"); err != nil {
+		if err := errors.Join(f.check("switchover"), later.check(c)); err != nil {
 			return err
 		}
 		args := map[string]string{}
@@ -65,6 +69,9 @@ func switchoverCommand(opts Options) *cobra.Command {
 			args[argTo] = *f.to
 		}
 		return withClient(c, *f.config, func(ctx context.Context, client *Client) error {
+			if action := later.order(c, args); action != "" {
+				return schedule(ctx, client, opts, scheduleOrder{action, args, *f.dryRun, *f.asJSON})
+			}
 			m := mover{client: client, opts: opts, flags: f, action: doc.KindSwitchover, args: args}
 			return m.run(ctx)
 		})
@@ -77,7 +84,7 @@ func failoverCommand(opts Options) *cobra.Command {
 		Use: "failover", Short: "Make a node primary, on your word that the present primary is lost", Args: cobra.NoArgs,
 		Long: "Make a standby primary, on your word that the present primary is lost. It is refused where commits that returned\n" +
 			"could be lost, or where two nodes could write. --force does it all the same: what may be lost is printed, has to be\n" +
-			"confirmed, and is recorded.",
+			"confirmed, and is recorded. It works while automatic failover is paused, too.",
 	}
 	f := addChangeFlags(c, "node that becomes primary (required)")
 	force := c.Flags().Bool("force", false, "go on where it would be refused; what may be lost has to be confirmed")

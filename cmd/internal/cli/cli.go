@@ -88,6 +88,7 @@ func Commands(opts Options) []*cobra.Command {
 		statusCommand(opts), eventsCommand(opts), policyCommand(opts), versionCommand(opts),
 		switchoverCommand(opts), failoverCommand(opts), historyCommand(opts), explainCommand(opts),
 		reseedCommand(opts), offlineCommand(opts), onlineCommand(opts),
+		pauseCommand(opts), resumeCommand(opts), incidentsCommand(opts),
 	}
 	for _, c := range cmds {
 		Prepare(c)

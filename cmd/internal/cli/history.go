@@ -19,11 +19,12 @@ const historyShown = 10
 func historyCommand(opts Options) *cobra.Command {
 	c := &cobra.Command{
 		Use: "history [N]", Short: "Show the newest changes of primary, and what each of them cost", Args: cobra.MaximumNArgs(1),
-		Long: fmt.Sprintf("Show the newest N (%d) changes of primary, newest last: why, how long each phase took, what was lost, and how the\n"+
-			"old primary came back.", historyShown),
+		Long: fmt.Sprintf("Show the newest N (%d) changes of primary, newest last: why, its phases, how long each part took, what was lost, and\n"+
+			"how the old primary came back. ~ stands where the clocks of two hosts differ by more than a part took.", historyShown),
 	}
 	config := ConfigFlag(c)
 	asJSON := c.Flags().Bool("json", false, "print JSON")
+	tail := c.Flags().Bool("tail", false, "list the transactions that only an old primary had, lost or never acknowledged")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		n := historyShown
 		if len(args) > 0 {
@@ -41,7 +42,7 @@ func historyCommand(opts Options) *cobra.Command {
 			if *asJSON {
 				return printJSON(opts.Out, h)
 			}
-			_, err := io.WriteString(opts.Out, historyText(h))
+			_, err := io.WriteString(opts.Out, historyText(h, *tail))
 			return err
 		})
 	}

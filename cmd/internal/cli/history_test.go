@@ -35,6 +35,11 @@ func TestHistory(t *testing.T) {
 	if d := cmp.Diff(histories()[len(histories())-2:], got.Changes); d != "" {
 		t.Error(d)
 	}
+	out = buffer{}
+	if err := run(t.Context(), &out, "history", "--tail", "--config", config); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "history-tail.txt", out.String())
 	g.play = []*doc.History{{}}
 	out = buffer{}
 	if err := run(t.Context(), &out, "history", "--config", config); err != nil || out.String() != "No change of primary is recorded.\n" {
@@ -53,7 +58,7 @@ func histories() []doc.Change {
 	switchover.Return = &doc.Return{Node: "main", Method: doc.MethodFollow, Why: "it stopped cleanly before the fork", At: start.Add(2 * time.Second)}
 	failed := change(4, "", doc.PhaseEpoch, doc.PhaseFenced)
 	failed.Kind, failed.From, failed.Failed = doc.KindFailover, "backup", "epoch 1.5 began before it was opened: main was lost"
-	failover := change(5, "main", doc.PhaseStopped, doc.PhaseEpoch, doc.PhaseFenced, doc.PhaseCopied, doc.PhaseAssigned, doc.PhasePromoted, doc.PhaseOpened)
+	failover := change(5, "main", doc.PhaseLost, doc.PhaseEpoch, doc.PhaseFenced, doc.PhaseCopied, doc.PhaseAssigned, doc.PhasePromoted, doc.PhaseOpened)
 	failover.Kind, failover.From, failover.Cause, failover.Plan = doc.KindFailover, "backup", "backup was silent for 1.2 s\x1b[31m", "1.4-3"
 	failover.Phases[6].AfterNS = 1_204e6
 	failover.Proof = &doc.Proof{Provisional: true, Missing: []string{"backup"}, Unlogged: "Unlogged tables are empty; sequences may skip values.",
@@ -69,9 +74,16 @@ func histories() []doc.Change {
 	}
 	forced.Proof.Transactions[0].Tables = []string{"orders", "it\u009bems"}
 	forced.Return = &doc.Return{Node: "main", Method: doc.MethodDelta, Why: "pg_rewind was not possible", At: start.Add(time.Hour), Bytes: 5 << 20, Tail: "/var/lib/understudy/tails/1.5-0_3000148", TailTransactions: 1}
+	forced.Return.TailTransactions = 3
+	forced.Return.Transactions = []doc.LostTransaction{{XID: 799, End: 0x3000149, Time: start, Tables: []string{"ite\u009bms"}}, {XID: 800, End: 0x3000150, Time: start.Add(time.Second)}}
 	going := change(7, "main", doc.PhaseOrdered, doc.PhaseFrozen)
 	going.From = "backup"
-	return []doc.Change{founding, restart, switchover, failed, failover, forced, going}
+	failover.Phases[3].AfterNS = 200e6 // another host's clock
+	all := []doc.Change{founding, restart, switchover, failed, failover, forced, going}
+	for i := range all {
+		all[i].Durations = doc.Durations(all[i].Phases)
+	}
+	return all
 }
 
 func TestExplain(t *testing.T) {
@@ -81,8 +93,10 @@ func TestExplain(t *testing.T) {
 			{Node: "main", Kind: doc.EvidenceInferred, Text: "hears nothing of backup\x1b[2J", AgeNS: 41e6},
 			{Kind: doc.EvidenceLedger, Text: "backup is primary in epoch 1.4", AgeNS: 0},
 		},
-		Rejected:    []doc.Rejected{{What: "rule primary-down", Why: "backup did not say that its PostgreSQL is down"}, {What: "candidate witness", Why: "it has no PostgreSQL"}},
-		Actions:     []string{"begin epoch 1.5 without a primary"},
+		Rejected: []doc.Rejected{{What: "rule primary-down", Why: "backup did not say that its PostgreSQL is down"}, {What: "candidate witness", Why: "it has no PostgreSQL"}},
+		Actions: []string{"begin epoch 1.5 without a primary", "hand ledger leadership to main",
+			`begin-epoch {"kind":"begin-epoch","at":"0001-01-01T00:00:00Z","begin_epoch":{"expect":9,"cause":"main is \u009blost","change":"failover","decision":"","force":true,"x":false,"y":null,"of":["a","b"],"lost":"2026-03-01T12:00:00Z"}}`,
+			`half {"kind":`, `two {} {}`},
 		Observation: json.RawMessage(`{"now":1}`),
 	}
 	g := &group{explain: map[string]doc.Explanation{"": e, "a&b=c": {ID: "a&b=c", Rule: "idle"}},

@@ -21,6 +21,9 @@ const (
 	argNode    = "node"
 	argMethod  = "method"
 	argWait    = "wait"
+	argFor     = "for"
+	argAt      = "at"
+	argWithin  = "within"
 	argForce   = "force"
 	argConfirm = "confirm" // the statement of the reply, word for word
 	argDryRun  = "dry_run"

@@ -7,26 +7,69 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/policyfile"
+	"understudy/cmd/internal/view"
 	"understudy/ledger/facts"
 )
 
 // PolicyReply is the document of policy show --json: the keys of the policy
-// file, with numbers in the units that their names end in.
+// file, with numbers in the units that their names end in, and the pause.
 type PolicyReply struct {
-	Version               uint64 `json:"version"`
-	Durability            string `json:"durability"`
-	IsolationTimeoutNS    int64  `json:"isolation_timeout_ns"`
-	RestartGraceNS        int64  `json:"restart_grace_ns"`
-	SwitchoverCatchupNS   int64  `json:"switchover_catchup_ns"`
-	SwitchoverMaxLagBytes int64  `json:"switchover_max_lag_bytes"`
-	PairAloneAfterNS      int64  `json:"pair_alone_after_ns"`
-	SpoolMaxBytes         int64  `json:"spool_max_bytes"`
+	Version               uint64               `json:"version"`
+	Durability            string               `json:"durability"`
+	Failover              string               `json:"failover"`
+	IsolationTimeoutNS    int64                `json:"isolation_timeout_ns"`
+	RestartGraceNS        int64                `json:"restart_grace_ns"`
+	SilenceTimeoutNS      int64                `json:"silence_timeout_ns"`
+	StallTimeoutNS        int64                `json:"stall_timeout_ns"`
+	StrictReads           bool                 `json:"strict_reads"`
+	SwitchoverCatchupNS   int64                `json:"switchover_catchup_ns"`
+	SwitchoverMaxLagBytes int64                `json:"switchover_max_lag_bytes"`
+	PairAloneAfterNS      int64                `json:"pair_alone_after_ns"`
+	SpoolMaxBytes         int64                `json:"spool_max_bytes"`
+	Paused                bool                 `json:"paused"`
+	PausedUntil           time.Time            `json:"paused_until,omitzero"`
+	Nodes                 map[string]NodeReply `json:"nodes"` // those that differ from any other
+}
+
+// NodeReply is what a policy says of one node.
+type NodeReply struct {
+	ApplyDelayNS int64 `json:"apply_delay_ns"`
+	NoFailover   bool  `json:"no_failover"`
+	Priority     int   `json:"priority"`
+	Votes        bool  `json:"votes"`
+}
+
+func policyReply(p facts.Policy) PolicyReply {
+	now := time.Now()
+	r := PolicyReply{
+		Version: p.Version, Durability: string(p.Durability), Failover: string(p.Failover), IsolationTimeoutNS: p.IsolationTimeout.Nanoseconds(),
+		RestartGraceNS: p.RestartGrace.Nanoseconds(), SilenceTimeoutNS: p.SilenceTimeout.Nanoseconds(), StallTimeoutNS: p.StallTimeout.Nanoseconds(),
+		StrictReads: p.StrictReads, SwitchoverCatchupNS: p.SwitchoverCatchup.Nanoseconds(), SwitchoverMaxLagBytes: p.SwitchoverMaxLagBytes,
+		PairAloneAfterNS: p.PairAloneAfter.Nanoseconds(), SpoolMaxBytes: p.SpoolMaxBytes, Paused: p.PauseStands(now), Nodes: map[string]NodeReply{},
+	}
+	// A policy of an older ledger says nothing of these.
+	if r.Failover == "" {
+		r.Failover = doc.ModeAutomatic
+	}
+	if r.StallTimeoutNS == 0 {
+		r.StallTimeoutNS = facts.DefaultPolicy().StallTimeout.Nanoseconds()
+	}
+	if r.Paused {
+		r.PausedUntil = p.PausedUntil
+	}
+	for name, n := range p.Nodes {
+		r.Nodes[name] = NodeReply{ApplyDelayNS: n.ApplyDelay.Nanoseconds(), NoFailover: n.NoFailover, Priority: n.Priority, Votes: !n.NoVote}
+	}
+	return r
 }
 
 func policyCommand(opts Options) *cobra.Command {
@@ -50,7 +93,10 @@ func policyCommand(opts Options) *cobra.Command {
 }
 
 func policyShow(opts Options) *cobra.Command {
-	c := &cobra.Command{Use: "show", Short: "Print the policy in force, as a file for apply", Args: cobra.NoArgs}
+	c := &cobra.Command{
+		Use: "show", Short: "Print the policy in force, as a file for apply", Args: cobra.NoArgs,
+		Long: "Print the policy in force, as a file for apply. Of the nodes it has what is not the default.",
+	}
 	config := ConfigFlag(c)
 	asJSON := c.Flags().Bool("json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -64,12 +110,7 @@ func policyShow(opts Options) *cobra.Command {
 			return err
 		}
 		if *asJSON {
-			return printJSON(opts.Out, PolicyReply{
-				Version: p.Version, Durability: string(p.Durability), IsolationTimeoutNS: p.IsolationTimeout.Nanoseconds(),
-				RestartGraceNS:      p.RestartGrace.Nanoseconds(),
-				SwitchoverCatchupNS: p.SwitchoverCatchup.Nanoseconds(), SwitchoverMaxLagBytes: p.SwitchoverMaxLagBytes,
-				PairAloneAfterNS: p.PairAloneAfter.Nanoseconds(), SpoolMaxBytes: p.SpoolMaxBytes,
-			})
+			return printJSON(opts.Out, policyReply(p))
 		}
 		_, err = io.WriteString(opts.Out, policyfile.Format(p))
 		return err
@@ -101,7 +142,8 @@ func policyDiff(opts Options) *cobra.Command {
 func policyApply(opts Options) *cobra.Command {
 	c := &cobra.Command{
 		Use: "apply FILE", Short: "Make a policy file the group's policy", Args: cobra.ExactArgs(1),
-		Long: "Make a policy file the group's policy, and print what that changed. A key that the file leaves out keeps its value.\n" +
+		Long: "Make a policy file the group's policy, and print what that changed. A key that the file leaves out keeps its value;\n" +
+			"writing the default takes a change back. Keys of a node that the group does not have are refused.\n" +
 			"It is refused when the policy was changed by somebody else at the same time.",
 	}
 	config := ConfigFlag(c)
@@ -159,7 +201,30 @@ func (c *Client) comparePolicy(ctx context.Context, file string) (now, wanted fa
 	if wanted, err = policyfile.Parse(file, data, now); err != nil {
 		return now, wanted, &ExitError{Code: ExitUsage, Err: err}
 	}
-	return now, wanted, nil
+	return now, wanted, c.checkNodes(ctx, file, policyfile.Nodes(data), now)
+}
+
+// checkNodes refuses a file with keys of nodes that the group does not have, be
+// it with their defaults: they would do nothing, and look as if they did. What
+// is in force of a node that has left can be taken back.
+func (c *Client) checkNodes(ctx context.Context, file string, named []string, now facts.Policy) error {
+	if len(named) == 0 {
+		return nil
+	}
+	var st view.Status
+	if err := c.Get(ctx, "/api/v1/status", &st); err != nil {
+		return err
+	}
+	var have []string
+	for _, n := range st.Nodes {
+		have = append(have, n.Name)
+	}
+	for _, name := range named {
+		if !slices.Contains(have, name) && now.Of(name).IsZero() {
+			return &ExitError{Code: ExitRefused, Err: fmt.Errorf("%s: the group has no node %q; it has %s", file, name, printable(strings.Join(have, ", ")))}
+		}
+	}
+	return nil
 }
 
 // readPolicy reads at most one byte more than a policy file may have.

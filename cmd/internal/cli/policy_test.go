@@ -50,6 +50,7 @@ func (b *ledgerBackend) Do(_ context.Context, action string, args map[string]str
 		if expect != b.policy.Version {
 			return nil, &admin.ActionError{Code: admin.CodeRefused, Text: fmt.Sprintf("The policy changed meanwhile: version %d.", b.policy.Version)}
 		}
+		b.policy = facts.Policy{}
 		if err := json.Unmarshal([]byte(args["policy"]), &b.policy); err != nil {
 			return nil, &admin.ActionError{Code: admin.CodeBadArgument, Text: "policy"}
 		}
@@ -65,6 +66,7 @@ func policyDaemon(t *testing.T) (config string, b *ledgerBackend) {
 	config, socket, _ := nodeFile(t)
 	b = &ledgerBackend{policy: facts.DefaultPolicy()}
 	b.policy.Version, b.policy.StrictReads = 4, true
+	b.policy = b.policy.With("main", facts.NodePolicy{Priority: 10})
 	serve(t, socket, admin.Handler(b, admin.Options{Writable: true}))
 	return config, b
 }
@@ -84,7 +86,7 @@ func TestPolicy_ShowIsAFileForApply(t *testing.T) {
 	if err := run(t.Context(), &out, "policy", "show", "--config", config); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), "version 4\ndurability: quorum\n") || strings.Contains(out.String(), "strict") {
+	if !strings.Contains(out.String(), "version 4\ndurability: quorum\n") || !strings.Contains(out.String(), "strict_reads: true\n") || !strings.HasSuffix(out.String(), "\nnode.main.priority: 10\n") {
 		t.Errorf("got %s", out.String())
 	}
 	file := policyFile(t, out.String())
@@ -105,7 +107,8 @@ func TestPolicy_ShowIsAFileForApply(t *testing.T) {
 	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := cli.PolicyReply{Version: 4, Durability: "quorum", IsolationTimeoutNS: 2e9, RestartGraceNS: 10e9,
+	want := cli.PolicyReply{Version: 4, Durability: "quorum", Failover: "automatic", IsolationTimeoutNS: 2e9, RestartGraceNS: 10e9,
+		SilenceTimeoutNS: 1e9, StallTimeoutNS: 5e9, StrictReads: true, Nodes: map[string]cli.NodeReply{"main": {Priority: 10, Votes: true}},
 		SwitchoverCatchupNS: 2e9, SwitchoverMaxLagBytes: 16 << 20, PairAloneAfterNS: 10e9, SpoolMaxBytes: 8 << 30}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -127,10 +130,35 @@ func TestPolicy_DiffAndApply(t *testing.T) {
 	if err := run(t.Context(), &out, "policy", "apply", file, "--config", config); err != nil || out.String() != changes+"The policy is now version 5.\n" {
 		t.Errorf("got %q, %v", out.String(), err)
 	}
-	want := facts.DefaultPolicy()
+	want := facts.DefaultPolicy().With("main", facts.NodePolicy{Priority: 10})
 	want.Version, want.StrictReads, want.Durability, want.SpoolMaxBytes = 5, true, facts.Async, 1<<30
 	if d := cmp.Diff(want, b.policy); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestPolicy_NodeKeys(t *testing.T) {
+	config, b := policyDaemon(t)
+	for _, verb := range []string{"diff", "apply"} {
+		for _, text := range []string{"node.mian.priority: 1\n", "durability: async\nnode.mian.priority: 0\n"} {
+			file := policyFile(t, text)
+			err := run(t.Context(), io.Discard, "policy", verb, file, "--config", config)
+			if cli.Code(err) != cli.ExitRefused || fmt.Sprint(err) != file+`: the group has no node "mian"; it has main` {
+				t.Errorf("%s %q: %d %v", verb, text, cli.Code(err), err)
+			}
+		}
+	}
+	if b.proposals != 0 {
+		t.Error("proposed a refused file")
+	}
+	// One that has left can be taken back.
+	b.policy = b.policy.With("gone", facts.NodePolicy{NoVote: true})
+	var out buffer
+	if err := run(t.Context(), &out, "policy", "apply", policyFile(t, "node.gone.votes: true\nnode.main.priority: 0\n"), "--config", config); err != nil {
+		t.Fatal(err)
+	}
+	if want := "node.gone.votes: false -> true\nnode.main.priority: 10 -> 0\nThe policy is now version 5.\n"; out.String() != want || b.policy.Nodes != nil {
+		t.Errorf("got %q, %v", out.String(), b.policy.Nodes)
 	}
 }
 

@@ -30,7 +30,7 @@ func stepsText(r doc.OrderReply) string {
 // phaseWords say what a phase is where its node says nothing more.
 func phaseWords(name string) string {
 	return map[string]string{
-		doc.PhaseOrdered: "the order is recorded", doc.PhaseFrozen: "clients are shut out", doc.PhaseStopped: "PostgreSQL has ended",
+		doc.PhaseLost: "the last sign of life", doc.PhaseOrdered: "the order is recorded", doc.PhaseFrozen: "clients are shut out", doc.PhaseStopped: "PostgreSQL has ended",
 		doc.PhaseEpoch: "a new epoch has begun", doc.PhaseFenced: "a majority refuses the old epoch", doc.PhaseCopied: "the log is complete",
 		doc.PhaseAssigned: "elected", doc.PhaseReplayed: "the whole log is applied", doc.PhasePromoting: "promotion begins",
 		doc.PhasePromoted: "promotion is done", doc.PhaseOpened: "clients are let in", doc.PhaseReturned: "the old primary is a standby",
@@ -83,19 +83,20 @@ func otherText(action, wanted string, changes []doc.Change) string {
 	return text
 }
 
-// historyText is one paragraph a change, newest last.
-func historyText(h doc.History) string {
+// historyText is one paragraph a change, newest last; with tail it lists what
+// only an old primary had.
+func historyText(h doc.History, tail bool) string {
 	if len(h.Changes) == 0 {
 		return "No change of primary is recorded.\n"
 	}
 	parts := make([]string, 0, len(h.Changes))
 	for _, c := range h.Changes {
-		parts = append(parts, changeText(c))
+		parts = append(parts, changeText(c, tail))
 	}
 	return strings.Join(parts, "\n")
 }
 
-func changeText(c doc.Change) string {
+func changeText(c doc.Change, tail bool) string {
 	var t labelled
 	at := "-"
 	if len(c.Phases) > 0 {
@@ -113,6 +114,7 @@ func changeText(c doc.Change) string {
 	t.line("cause", cause)
 	t.line("confirmed", printable(c.Statement))
 	t.line("phases", phasesText(c))
+	t.line("took", durationsText(c.Durations))
 	switch d, ok := c.Outage(); {
 	case c.Failed != "":
 		t.line("failed", printable(c.Failed))
@@ -123,7 +125,38 @@ func changeText(c doc.Change) string {
 	}
 	t.proof(c.Proof)
 	t.returned(c)
+	if tail && c.Return != nil {
+		t.tail(c.Return)
+	}
 	return t.b.String()
+}
+
+// durationsText is how long each part took, a part of another in brackets.
+func durationsText(list []doc.Duration) string {
+	var parts []string
+	for _, d := range list {
+		text := printable(d.Part) + " " + millisText(d)
+		if last := len(parts) - 1; d.In != "" && last >= 0 {
+			parts[last] += " (" + text + ")"
+			continue
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func millisText(d doc.Duration) string {
+	text := fmt.Sprintf("%.0f ms", d.Milliseconds)
+	switch took := time.Duration(d.Milliseconds * float64(time.Millisecond)); {
+	case took >= 10*time.Second:
+		text = seconds(took)
+	case d.Milliseconds < 10 && d.Milliseconds > 0:
+		text = fmt.Sprintf("%.1f ms", d.Milliseconds)
+	}
+	if d.Approximate {
+		text = "~" + text
+	}
+	return text
 }
 
 // phasesText names each phase with the time since the one before. The return
@@ -172,13 +205,27 @@ func (t *labelled) proof(p *doc.Proof) {
 			t.line("", fmt.Sprintf("and %d more; --json lists them", len(p.Transactions)-i))
 			break
 		}
-		text := fmt.Sprintf("lost: transaction %d of %s, up to %s", x.XID, localTime(x.Time), x.End)
-		if len(x.Tables) > 0 {
-			text += ", in " + printable(strings.Join(x.Tables, ", "))
-		}
-		t.line("", text)
+		t.line("", "lost: "+transactionText(x))
 	}
 	t.line("unlogged", printable(p.Unlogged))
+}
+
+func transactionText(x doc.LostTransaction) string {
+	text := fmt.Sprintf("transaction %d of %s, up to %s", x.XID, localTime(x.Time), x.End)
+	if len(x.Tables) > 0 {
+		text += ", in " + printable(strings.Join(x.Tables, ", "))
+	}
+	return text
+}
+
+// tail lists what only the old primary had.
+func (t *labelled) tail(r *doc.Return) {
+	for _, x := range r.Transactions {
+		t.line("", transactionText(x))
+	}
+	if more := r.TailTransactions - len(r.Transactions); more > 0 {
+		t.line("", fmt.Sprintf("and %d more; the report in %s on %s lists them", more, printable(r.Tail), printable(r.Node)))
+	}
 }
 
 // returned says how the old primary came back.
@@ -247,7 +294,7 @@ func explanationText(e doc.Explanation) string {
 	}
 	label = "done"
 	for _, a := range e.Actions {
-		t.line(label, printable(a))
+		t.line(label, actionText(a))
 		label = ""
 	}
 	if len(e.Actions) == 0 {

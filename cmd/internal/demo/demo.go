@@ -212,10 +212,22 @@ func (p *Playground) alive(node, file string) int {
 			return 0
 		}
 		return pid // it is just being started
+	case file == p.ownPIDFile(node) && locked(file):
+		return pid // whatever it was started as
 	case !strings.Contains(string(cmdline), p.config(node)):
 		return 0 // the number belongs to another process now
 	}
 	return pid
+}
+
+// locked tells whether a running daemon holds its own file.
+func locked(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
 // exited tells whether a process has ended and only waits to be collected.

@@ -24,15 +24,16 @@ func (c Change) Took() (time.Duration, bool) {
 }
 
 // Outage is how long there was no writer, from the first phase that shut
-// clients out to the opening. It is not known while the change has not opened,
-// nor when no phase says when the old primary stopped writing.
+// clients out, or the last sign of life, to the opening. It is not known while
+// the change has not opened, nor when no phase says when the old primary stopped
+// writing.
 func (c Change) Outage() (time.Duration, bool) {
 	opened, ok := c.Phase(PhaseOpened)
 	if !ok || !c.Opened {
 		return 0, false
 	}
 	for _, p := range c.Phases {
-		if p.Name == PhaseFrozen || p.Name == PhaseStopped {
+		if p.Name == PhaseLost || p.Name == PhaseFrozen || p.Name == PhaseStopped {
 			// The clocks of two nodes may differ by more than there was.
 			return time.Duration(max(0, opened.AfterNS-p.AfterNS)), true
 		}

@@ -24,13 +24,18 @@ const (
 
 // The kinds of orders that are no changes of the primaryship.
 const (
-	KindReseed  = "reseed"
-	KindOffline = "offline"
-	KindOnline  = "online"
+	KindReseed     = "reseed"
+	KindOffline    = "offline"
+	KindOnline     = "online"
+	KindSchedule   = "schedule"   // a switchover for a time
+	KindUnschedule = "unschedule" // not after all
+	KindPause      = "pause"      // answered with a Pause
+	KindResume     = "resume"     // answered with a Pause
 )
 
 // The names of phases, in the order in which they usually come.
 const (
+	PhaseLost      = "lost" // the last sign of life of a primary that was lost
 	PhaseOrdered   = "ordered"
 	PhaseFrozen    = "frozen"  // clients are shut out
 	PhaseStopped   = "stopped" // the old server has ended
@@ -52,6 +57,9 @@ const (
 	MethodDelta  = "delta"  // all blocks are compared, those that differ are copied
 	MethodFull   = "full"   // everything is copied
 )
+
+// ModeAutomatic is the mode of failover in which the group acts by itself.
+const ModeAutomatic = "automatic"
 
 // The kinds of evidence.
 const (
@@ -82,8 +90,11 @@ type Change struct {
 	Timeline pos.Timeline `json:"timeline"`
 	Start    pos.LSN      `json:"start"`
 	Phases   []Phase      `json:"phases"` // in the order in which they came
-	Opened   bool         `json:"opened"`
-	Failed   string       `json:"failed,omitempty"`
+	// Durations say how long each part of the change took, of those whose
+	// beginning and end are recorded.
+	Durations []Duration `json:"durations"`
+	Opened    bool       `json:"opened"`
+	Failed    string     `json:"failed,omitempty"`
 	// Statement is what the operator confirmed, "" when nothing had to be.
 	Statement string  `json:"statement,omitempty"`
 	Proof     *Proof  `json:"proof,omitempty"`  // nil while nothing is known
@@ -118,7 +129,8 @@ type Proof struct {
 	Transactions []LostTransaction `json:"transactions,omitempty"`
 }
 
-// LostTransaction is one transaction that only the old primary had.
+// LostTransaction is one transaction that only the old primary had, and had
+// committed.
 type LostTransaction struct {
 	XID    uint32    `json:"xid"`
 	End    pos.LSN   `json:"end"` // of its commit record
@@ -137,10 +149,14 @@ type Return struct {
 	// TailTransactions counts the commits in it.
 	Tail             string `json:"tail,omitempty"`
 	TailTransactions int    `json:"tail_transactions,omitempty"`
-	Problem          string `json:"problem,omitempty"` // why it is not back yet
+	// Transactions are those commits, the first of them where there are many:
+	// what it had acknowledged and what nobody was told of alike.
+	Transactions []LostTransaction `json:"transactions,omitempty"`
+	Problem      string            `json:"problem,omitempty"` // why it is not back yet
 }
 
-// OrderReply answers switchover, failover, reseed, offline and online.
+// OrderReply answers switchover, failover, reseed, offline, online, schedule and
+// unschedule.
 type OrderReply struct {
 	ID    string   `json:"id"`
 	Kind  string   `json:"kind"`
@@ -155,6 +171,43 @@ type OrderReply struct {
 	// After is the epoch at the time of the order: the change that follows has a
 	// higher one.
 	After pos.Epoch `json:"after"`
+	// Scheduled is the switchover that was scheduled, or withdrawn.
+	Scheduled *Scheduled `json:"scheduled,omitempty"`
+}
+
+// Scheduled is a switchover that is to begin at a time. One that is refused then
+// is tried until Until.
+type Scheduled struct {
+	ID    string    `json:"id"`
+	To    string    `json:"to,omitempty"` // node; "" leaves the choice to the group
+	At    time.Time `json:"at"`
+	Until time.Time `json:"until"`
+}
+
+// Pause answers pause and resume: what is in force now.
+type Pause struct {
+	Paused bool      `json:"paused"`
+	Until  time.Time `json:"until,omitzero"` // zero: until it is resumed
+	// Changed: it was not so before.
+	Changed bool   `json:"changed"`
+	Version uint64 `json:"version"` // of the policy
+	Mode    string `json:"mode"`    // "automatic", "observe" or "manual": the policy's, without the pause
+}
+
+// Incidents are conditions that an operator should know of.
+type Incidents struct {
+	Incidents []Incident `json:"incidents"` // newest first
+}
+
+// Incident is one of them. Since is zero for one that a node has just reported
+// and the group has not recorded; Until is zero while it stands.
+type Incident struct {
+	Key      string    `json:"key"`
+	Node     string    `json:"node,omitempty"`
+	Severity string    `json:"severity"` // "warning" or "error"
+	Text     string    `json:"text"`
+	Since    time.Time `json:"since,omitzero"`
+	Until    time.Time `json:"until,omitzero"`
 }
 
 // Outcome is the document that switchover and failover print as JSON.

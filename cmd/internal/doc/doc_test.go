@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -26,11 +27,13 @@ func full() doc.History {
 	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
 	return doc.History{Order: "o2", Changes: []doc.Change{{
 		ID: "1.7", Epoch: pos.Epoch{Gen: 1, Num: 7}, Kind: doc.KindForced, From: "main", To: "backup", Cause: "ordered", Plan: "1.6-2", Timeline: 3, Start: 0x3000148,
-		Phases: []doc.Phase{{Name: doc.PhaseOrdered, At: at(0)}, {Name: doc.PhaseOpened, Node: "backup", Text: "on timeline 3", At: at(210), AfterNS: 210e6}},
-		Opened: true, Failed: "no", Statement: "All is lost.",
+		Phases:    []doc.Phase{{Name: doc.PhaseOrdered, At: at(0)}, {Name: doc.PhaseOpened, Node: "backup", Text: "on timeline 3", At: at(210), AfterNS: 210e6}},
+		Durations: []doc.Duration{{Part: doc.PartElect, Milliseconds: 30.5}, {Part: doc.PartCopy, In: doc.PartElect, Approximate: true}},
+		Opened:    true, Failed: "no", Statement: "All is lost.",
 		Proof: &doc.Proof{Heard: 1, Bound: 2, Promoted: 3, Lost: &pos.Range{From: 3, To: 4}, MayLost: &pos.Range{From: 4, To: 5}, Provisional: true, Missing: []string{"main"},
 			Sentence: "s", Unlogged: "u", Closed: "c", Transactions: []doc.LostTransaction{{XID: 7, End: 4, Time: at(-5), Tables: []string{"orders"}}}},
-		Return: &doc.Return{Node: "main", Method: doc.MethodRewind, Why: "w", At: at(900), Bytes: 8192, Tail: "/tail", TailTransactions: 1, Problem: "p"},
+		Return: &doc.Return{Node: "main", Method: doc.MethodRewind, Why: "w", At: at(900), Bytes: 8192, Tail: "/tail", TailTransactions: 1, Problem: "p",
+			Transactions: []doc.LostTransaction{{XID: 8, End: 5, Time: at(-4)}}},
 	}}}
 }
 
@@ -86,10 +89,10 @@ func TestDocuments_NamesAreSnakeCase(t *testing.T) {
 			walk(f.Type)
 		}
 	}
-	for _, v := range []any{doc.History{}, doc.Outcome{}, doc.Explanation{}, doc.Plans{}} {
+	for _, v := range []any{doc.History{}, doc.Outcome{}, doc.Explanation{}, doc.Plans{}, doc.Pause{}, doc.Incidents{}} {
 		walk(reflect.TypeOf(v))
 	}
-	if len(seen) != 13 {
+	if len(seen) != 18 {
 		t.Errorf("%d documents", len(seen))
 	}
 }
@@ -112,6 +115,7 @@ func TestChange_OutageAndTook(t *testing.T) {
 		"StoppedOnly":    {phases(true, doc.PhaseStopped, doc.PhaseEpoch, doc.PhaseOpened), 200, 200},
 		"NobodyStopped":  {phases(true, doc.PhaseEpoch, doc.PhaseOpened), -1, 100},
 		"TriedAgain":     {phases(true, doc.PhaseFrozen, doc.PhaseEpoch, doc.PhaseStopped, doc.PhaseEpoch, doc.PhaseOpened), 400, 400},
+		"Lost":           {phases(true, doc.PhaseLost, doc.PhaseEpoch, doc.PhaseStopped, doc.PhaseOpened), 300, 300},
 		"NotOpen":        {phases(false, doc.PhaseFrozen, doc.PhaseEpoch), -1, -1},
 		"OpenUnrecorded": {phases(true, doc.PhaseFrozen), -1, -1},
 		"NotSaidOpen":    {phases(false, doc.PhaseFrozen, doc.PhaseOpened), -1, -1},
@@ -130,6 +134,51 @@ func TestChange_OutageAndTook(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestDurations(t *testing.T) {
+	at := func(steps ...any) []doc.Phase {
+		var out []doc.Phase
+		for i := 0; i < len(steps); i += 2 {
+			out = append(out, doc.Phase{Name: steps[i].(string), AfterNS: int64(steps[i+1].(int)) * 1e5})
+		}
+		return out
+	}
+	for name, tt := range map[string]struct {
+		phases []doc.Phase
+		want   string
+	}{
+		"Failover": {at("lost", 0, "epoch", 10204, "fenced", 10250, "copied", 10300, "assigned", 10400, "replayed", 10500, "promoting", 10510, "promoted", 10800, "opened", 11000, "returned", 91000),
+			"detect 1020.4, fence 4.6, elect 15, copy 5 in elect, catch-up 10, promote 30, open 20, re-seed 8000"},
+		"Switchover": {at("ordered", 0, "frozen", 20, "stopped", 1020, "epoch", 1030, "fenced", 1050, "assigned", 1070, "replayed", 1080, "promoted", 1100, "opened", 1200),
+			"freeze 2, stop 100, fence 2, elect 2, catch-up 1, promote 2, open 10"},
+		"Restart":    {at("epoch", 0, "fenced", 30, "assigned", 60, "opened", 90), "fence 3, elect 3"},
+		"TriedAgain": {at("epoch", 0, "fenced", 30, "epoch", 100, "fenced", 110, "assigned", 111), "fence 1, elect 0.1"},
+		"Skewed":     {at("lost", 50, "epoch", 0, "fenced", 30), "detect ~0, fence 3"},
+		"CopyLong":   {at("fenced", 0, "copied", 90, "assigned", 50), "elect 5, copy ~5 in elect"},
+		"Unfinished": {at("ordered", 0), ""},
+		"Nothing":    {nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, d := range doc.Durations(tt.phases) {
+				text := fmt.Sprintf("%s %v", d.Part, d.Milliseconds)
+				if d.Approximate {
+					text = fmt.Sprintf("%s ~%v", d.Part, d.Milliseconds)
+				}
+				if d.In != "" {
+					text += " in " + d.In
+				}
+				got = append(got, text)
+			}
+			if d := cmp.Diff(tt.want, strings.Join(got, ", ")); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	if b, err := json.Marshal(doc.Durations(nil)); err != nil || string(b) != "[]" {
+		t.Errorf("got %s, %v", b, err)
 	}
 }
 

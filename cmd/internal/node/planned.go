@@ -50,8 +50,8 @@ func (n *Node) orderPause(ctx context.Context, args map[string]string) (doc.Paus
 	var d time.Duration
 	if text := args["for"]; text != "" {
 		var err error
-		if d, err = time.ParseDuration(text); err != nil || d <= 0 || d > maxAhead {
-			return doc.Pause{}, badArgument("for must be a duration such as 2h, at most %s.", maxAhead)
+		if d, err = time.ParseDuration(text); err != nil || d < time.Second || d > maxAhead {
+			return doc.Pause{}, badArgument("for must be a duration such as 2h, from 1s to %s.", inWords(maxAhead))
 		}
 	}
 	return n.changePause(ctx, pausedFor(d))
@@ -147,7 +147,7 @@ func planSchedule(o decide.Observation, args map[string]string) (doc.OrderReply,
 	within := switchoverWithin
 	if text := args["within"]; text != "" {
 		if within, err = time.ParseDuration(text); err != nil || within < 0 || within > maxSwitchoverWithin {
-			return rep, s, badArgument("within must be a duration such as 10m, at most %s.", maxSwitchoverWithin)
+			return rep, s, badArgument("within must be a duration such as 10m, at most %s.", inWords(maxSwitchoverWithin))
 		}
 	}
 	s.Until = s.At.Add(within)

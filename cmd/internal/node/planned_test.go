@@ -82,11 +82,15 @@ func TestPause_IsIdempotentAndTouchesNothingElse(t *testing.T) {
 	if d := cmp.Diff(before, after); d != "" {
 		t.Errorf("the policy is not what it was: %s", d)
 	}
-	pause(t, p, doc.KindPause, "1ns") // over at once
+	over := p.State().Policy
+	over.Paused, over.PausedUntil = true, time.Now().Add(-time.Second)
+	if err := p.Propose(t.Context(), facts.Command{SetPolicy: &facts.SetPolicy{Expect: over.Version, Policy: over}}); err != nil {
+		t.Fatal(err)
+	}
 	if got := pause(t, p, doc.KindResume, ""); got.Paused || got.Changed {
 		t.Errorf("ended a pause that was over: %+v", got)
 	}
-	for _, bad := range []string{"x", "-1h", "0s", "9000h"} {
+	for _, bad := range []string{"x", "-1h", "0s", "1ns", "9000h"} {
 		if _, _, err := p.Do(t.Context(), doc.KindPause, map[string]string{"for": bad}); actionCode(err) != admin.CodeBadArgument {
 			t.Errorf("%s: %v", bad, err)
 		}

@@ -155,6 +155,9 @@ func (n *Node) Do(ctx context.Context, action string, args map[string]string) (a
 	case "offline", "online":
 		return n.orderOffline(ctx, action, args)
 	}
+	if v, known, err := n.planned(ctx, action, args); known {
+		return v, err
+	}
 	return nil, &admin.ActionError{Code: admin.CodeUnknownAction, Text: fmt.Sprintf("there is no action %q", action)}
 }
 

@@ -10,12 +10,18 @@ import (
 	"understudy/ledger/facts"
 )
 
-// Format is the file that says what p says; its version is a comment.
+// Format is the file that says what p says; its version is a comment. Of a
+// node's keys it has those that are not the default.
 func Format(p facts.Policy) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# policy of the group, version %d\n", p.Version)
 	for _, k := range keys() {
 		fmt.Fprintf(&b, "%s: %s\n", k.name, k.get(p))
+	}
+	for _, k := range keysOf(p)[len(keys()):] {
+		if v := k.get(p); v != k.get(facts.Policy{}) {
+			fmt.Fprintf(&b, "%s: %s\n", k.name, v)
+		}
 	}
 	return b.String()
 }
@@ -33,7 +39,7 @@ func (c Change) String() string { return c.Key + ": " + c.Old + " -> " + c.New }
 // Diff are the keys whose values are not the same in both, in the order of the
 // file.
 func Diff(old, changed facts.Policy) (list []Change) {
-	for _, k := range keys() {
+	for _, k := range keysOf(old, changed) {
 		if a, b := k.get(old), k.get(changed); a != b {
 			list = append(list, Change{k.name, a, b})
 		}

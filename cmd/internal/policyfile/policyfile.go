@@ -1,12 +1,12 @@
 // Package policyfile reads and writes the operator's file of the group's
-// policy: YAML with one plain value a key. Of facts.Policy it has the keys that
-// this version acts on.
+// policy: YAML with one plain value a key. What concerns one node has keys of
+// its own, node.NAME.KEY.
 package policyfile
 
 import (
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -18,67 +18,6 @@ import (
 
 // MaxBytes bounds the size of a policy file.
 const MaxBytes = 64 << 10
-
-// key is one key of the file.
-type key struct {
-	name string
-	get  func(facts.Policy) string
-	set  func(p *facts.Policy, value string) error // one sentence without the key
-}
-
-// keys are all keys, in the order of the file.
-func keys() []key {
-	return []key{
-		{
-			"durability",
-			func(p facts.Policy) string { return string(p.Durability) },
-			func(p *facts.Policy, v string) error {
-				d := facts.Durability(v)
-				if d != facts.Quorum && d != facts.Async {
-					return fmt.Errorf("%q is neither %s nor %s", clip(v), facts.Quorum, facts.Async)
-				}
-				p.Durability = d
-				return nil
-			},
-		},
-		durationKey("isolation_timeout", func(p *facts.Policy) *time.Duration { return &p.IsolationTimeout }),
-		durationKey("pair_alone_after", func(p *facts.Policy) *time.Duration { return &p.PairAloneAfter }),
-		durationKey("restart_grace", func(p *facts.Policy) *time.Duration { return &p.RestartGrace }),
-		sizeKey("spool_max", func(p *facts.Policy) *int64 { return &p.SpoolMaxBytes }),
-		durationKey("switchover_catchup", func(p *facts.Policy) *time.Duration { return &p.SwitchoverCatchup }),
-		sizeKey("switchover_max_lag", func(p *facts.Policy) *int64 { return &p.SwitchoverMaxLagBytes }),
-	}
-}
-
-func durationKey(name string, of func(*facts.Policy) *time.Duration) key {
-	return key{
-		name,
-		func(p facts.Policy) string { return formatDuration(*of(&p)) },
-		func(p *facts.Policy, v string) error {
-			d, err := time.ParseDuration(v)
-			if err != nil {
-				return fmt.Errorf("%q is no duration; write it like 500ms, 2s or 1m30s", clip(v))
-			}
-			*of(p) = d
-			return nil
-		},
-	}
-}
-
-func sizeKey(name string, of func(*facts.Policy) *int64) key {
-	return key{
-		name,
-		func(p facts.Policy) string { return formatSize(*of(&p)) },
-		func(p *facts.Policy, v string) error {
-			n, err := parseSize(v)
-			if err != nil {
-				return err
-			}
-			*of(p) = n
-			return nil
-		},
-	}
-}
 
 // Parse returns base with what the file at path says: a key that it does not
 // have keeps its value in base, and so does everything that has no key. path
@@ -125,21 +64,24 @@ func Parse(path string, data []byte, base facts.Policy) (facts.Policy, error) {
 	return p, nil
 }
 
-func find(name string) (key, bool) {
-	for _, k := range keys() {
-		if k.name == name {
-			return k, true
+// Nodes are the names of the nodes that a file has keys for, in the order in
+// which they come first; a default written out counts too. What is wrong with
+// the file is Parse's to say.
+func Nodes(data []byte) []string {
+	if len(data) > MaxBytes {
+		return nil
+	}
+	entries, err := entriesOf("", data)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		if name, _, ok := splitNodeKey(e.key); ok && !slices.Contains(out, name) {
+			out = append(out, name)
 		}
 	}
-	return key{}, false
-}
-
-func names() string {
-	var all []string
-	for _, k := range keys() {
-		all = append(all, k.name)
-	}
-	return strings.Join(all, ", ")
+	return out
 }
 
 // entry is one "key: value" of a file.
@@ -147,7 +89,7 @@ type entry struct {
 	key   string
 	value string // the text of a plain value, unquoted
 	line  int    // from 1
-	plain bool   // the value is text or a number, without anchor, alias or tag
+	plain bool   // the value is text, a number or a truth, without anchor, alias or tag
 }
 
 // entriesOf takes a file apart. The YAML library has panicked on malformed
@@ -193,7 +135,7 @@ func entriesOf(path string, data []byte) (list []entry, err error) {
 			e.key = clip(oneLine(tk.Value))
 		}
 		switch v.Value.(type) {
-		case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode:
+		case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 			e.value, e.plain = v.Value.GetToken().Value, true
 		}
 		list = append(list, e)

@@ -44,6 +44,13 @@ type Node struct {
 	SpoolBytes  uint64       `json:"spool_bytes"`
 	Leaving     *Leaving     `json:"leaving,omitempty"`
 	Version     string       `json:"version,omitempty"`
+	// What the policy says of this node alone.
+	Priority   int     `json:"priority,omitempty"`
+	NoFailover bool    `json:"no_failover,omitempty"`
+	NoVote     bool    `json:"no_vote,omitempty"`
+	ApplyDelay float64 `json:"apply_delay_seconds,omitempty"`
+	// Hears is how well it hears the others; absent when it is not heard itself.
+	Hears []Hears `json:"hears,omitempty"`
 }
 
 // Lag is how far a node is behind the primary's flushed log.
@@ -70,6 +77,10 @@ const LinkStreaming = "streaming"
 type Server struct {
 	State   decide.ServerState `json:"state"`
 	Problem string             `json:"problem,omitempty"`
+	// Failing is why it, or the disk below it, cannot serve although it runs; ""
+	// when it can.
+	Failing    string  `json:"failing,omitempty"`
+	FailingFor float64 `json:"failing_seconds,omitempty"`
 }
 
 // Seeding is the progress of a base being received.
@@ -97,13 +108,14 @@ func (s *situation) nodes() []Node {
 }
 
 func (s *situation) node(m *member) Node {
-	r := m.report
+	r, own := m.report, s.in.State.Policy.Of(m.Name)
 	n := Node{
 		Name: m.Name, Kind: m.Kind, Role: s.role(m), Address: m.Address, HTTP: m.HTTP, Presence: m.presence,
 		Epoch: r.Epoch, Timeline: r.Timeline, Received: r.Received, Durable: r.Durable, Applied: r.Applied,
 		Link: s.link(m), WALVoter: s.in.State.IsVoter(m.Store), LedgerVoter: m.LedgerVoter, Seeded: m.Seeded,
-		Server: Server{State: r.Server.State, Problem: r.Server.Problem}, SpoolBytes: r.Spool.Bytes, Version: r.Version,
-		Lag: s.lag(m), Seeding: seeding(r.Seed),
+		Server:     Server{State: r.Server.State, Problem: r.Server.Problem, Failing: r.Server.Failing, FailingFor: r.Server.FailingFor.Seconds()},
+		SpoolBytes: r.Spool.Bytes, Version: r.Version, Lag: s.lag(m), Seeding: seeding(r.Seed),
+		Priority: own.Priority, NoFailover: own.NoFailover, NoVote: own.NoVote, ApplyDelay: own.ApplyDelay.Seconds(), Hears: s.hears(m),
 	}
 	if m.presence == PresenceSilent {
 		n.SilentFor = m.age.Seconds()

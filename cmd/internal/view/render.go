@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -44,18 +45,35 @@ func (p *printer) head(st Status) {
 	if primary == "" {
 		primary = "none"
 	}
-	paused := ""
-	if g.Paused {
-		paused = "   automatic failover is paused"
-	}
-	fmt.Fprintf(p.w, "  primary         %s   epoch %s (%s)   timeline %d%s\n", primary, g.Epoch, g.Phase, g.Timeline, paused)
+	fmt.Fprintf(p.w, "  primary         %s   epoch %s (%s)   timeline %d\n", primary, g.Epoch, g.Phase, g.Timeline)
 	fmt.Fprintf(p.w, "  committed       %s   durability %s\n", g.Committed, orDash(g.Durability))
 	ack := g.MustAcknowledge.Sentence
 	if n := len(g.MustAcknowledge.Voters); n > 0 {
 		ack = strings.TrimSuffix(ack, ".") + fmt.Sprintf(" (%d of %d)", g.MustAcknowledge.Needed, n)
 	}
 	p.line("  a commit needs", "  ", "", ack)
+	color := green
+	if !g.Failover.Ready {
+		color = yellow
+	}
+	p.line("  failover      ", "  ", color, g.Failover.Sentence)
+	if s := g.Scheduled; s != nil {
+		p.line("  scheduled     ", "  ", "", scheduledText(*s, st.At))
+	}
 	fmt.Fprintf(p.w, "  ledger leader   %s\n\n", orDash(g.LedgerLeader))
+}
+
+// scheduledText is a scheduled switchover in the zone of the document's reader.
+func scheduledText(s Scheduled, now time.Time) string {
+	text := "switchover to " + s.To
+	if s.To == "" {
+		text = "switchover to the best standby"
+	}
+	text += " at " + s.At.Local().Format("2006-01-02 15:04:05")
+	if left := s.At.Sub(now); left > 0 {
+		return text + " (in " + span(left) + ")"
+	}
+	return text + " (due, tried for another " + span(s.Until.Sub(now)) + ")"
 }
 
 // line writes a label and a wrapped text beside it.
@@ -176,6 +194,12 @@ func nodeState(n Node) (text, color string) {
 func (p *printer) notes(st Status) {
 	var lines []cell
 	for _, n := range st.Nodes {
+		if text := kept(n); text != "" {
+			lines = append(lines, cell{n.Name + ": " + text, ""})
+		}
+		if n.Server.Failing != "" {
+			lines = append(lines, cell{fmt.Sprintf("%s: cannot serve for %s: %s", n.Name, secondsText(n.Server.FailingFor), n.Server.Failing), red})
+		}
 		if n.Server.Problem != "" {
 			lines = append(lines, cell{n.Name + ": PostgreSQL: " + n.Server.Problem, red})
 		}
@@ -185,6 +209,9 @@ func (p *printer) notes(st Status) {
 		if n.Seeding != nil && n.Seeding.Problem != "" {
 			lines = append(lines, cell{fmt.Sprintf("%s: seeding, attempt %d: %s", n.Name, n.Seeding.Attempt, n.Seeding.Problem), yellow})
 		}
+	}
+	if text := unheardText(st.Nodes); text != "" {
+		lines = append(lines, cell{text, yellow})
 	}
 	for _, i := range st.Incidents {
 		text := i.Text

@@ -33,6 +33,9 @@ func rules() []rule {
 		{"primary-restarting", LevelStopped, func(s *situation) bool { return s.restarting() && !s.primaryOpen() }, (*situation).sayRestarting},
 		{"primary-silent", LevelStopped, func(s *situation) bool { return s.primary == nil || !s.primary.fresh() }, (*situation).saySilent},
 		{"primary-closed", LevelStopped, func(s *situation) bool { return !s.primaryOpen() }, (*situation).sayClosed},
+		{"primary-failing", LevelStopped, func(s *situation) bool { return s.primary.report.Server.Failing != "" }, func(s *situation) string {
+			return fmt.Sprintf("Commits may wait: %s is primary, but cannot serve: %s.", s.primary.Name, s.primary.report.Server.Failing)
+		}},
 		{"commits-wait", LevelStopped, func(s *situation) bool { return s.quorum() && len(s.acking()) < s.needed }, (*situation).sayCommitsWait},
 		{"offline", LevelStopped, func(s *situation) bool { return s.in.State.Offline != nil }, (*situation).sayOffline},
 		{"no-standby", LevelUnprotected, func(s *situation) bool { return len(s.standbys()) == 0 }, func(s *situation) string {
@@ -131,7 +134,7 @@ func (s *situation) standbys() []*member {
 func (s *situation) successors() []*member {
 	var out []*member
 	for _, m := range s.spares() {
-		if m.fresh() && m.report.Server.State == decide.ServerReplica {
+		if m.report.Server.State == decide.ServerReplica && s.cannotServe(m) == "" {
 			out = append(out, m)
 		}
 	}
@@ -242,12 +245,9 @@ func (s *situation) sayNoSpare() string {
 
 func (s *situation) sayNoSuccessor() string {
 	m := s.spares()[0]
-	why := "does not follow (its PostgreSQL is " + string(m.report.Server.State) + ")"
-	if m.report.Server.Problem != "" {
-		why = "does not follow: " + m.report.Server.Problem
-	}
-	if !m.fresh() {
-		why = awayText(m)
+	why := s.cannotServe(m)
+	if why == "" {
+		why = "does not follow (its PostgreSQL is " + string(m.report.Server.State) + ")"
 	}
 	return fmt.Sprintf("Safe, but no node can take over: %s %s; every commit is on %s before it returns.", m.Name, why, s.copies(s.voters))
 }

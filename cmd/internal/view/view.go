@@ -59,8 +59,12 @@ type Group struct {
 	// Protected: besides the primary a node has a base, and commits go to more
 	// than one node's disk. WAL without a base is no copy.
 	Protected bool `json:"protected"`
-	Paused    bool `json:"paused"` // automatic failover is off
+	Paused    bool `json:"paused"` // automatic failover is paused now
 	Safe      Safe `json:"safe"`
+	// Failover is what happens by itself when the primary is lost; Scheduled is
+	// the switchover that is to begin at a time, absent when none is.
+	Failover  Failover   `json:"failover"`
+	Scheduled *Scheduled `json:"scheduled,omitempty"`
 }
 
 // MustAcknowledge says who must have a commit on disk before it returns.
@@ -203,7 +207,7 @@ func (s *situation) group() Group {
 	g := Group{
 		Name: st.Group.Name, ID: st.Group.ID, Epoch: st.Primary.Epoch, Phase: st.Primary.Phase,
 		Timeline: st.Primary.Timeline, Durability: string(st.Policy.Durability), Committed: s.committed(),
-		LedgerLeader: s.in.LedgerLeader, Paused: st.Policy.Paused, Protected: s.protected(),
+		LedgerLeader: s.in.LedgerLeader, Paused: st.Policy.PauseStands(s.in.Now), Protected: s.protected(),
 	}
 	if g.Phase == "" {
 		g.Phase = facts.PhaseNone
@@ -216,6 +220,7 @@ func (s *situation) group() Group {
 	}
 	g.MustAcknowledge = s.mustAcknowledge()
 	g.Safe = s.safe()
+	g.Failover, g.Scheduled = s.failover(), s.scheduled()
 	return g
 }
 
@@ -255,7 +260,8 @@ func (s *situation) incidents() []Incident {
 	for i := range s.members {
 		m := &s.members[i]
 		for key, text := range m.report.Problems {
-			same := func(x Incident) bool { return x.Key == key && x.Node == m.Name }
+			// The ledger keeps a node's complaint under the node's name.
+			same := func(x Incident) bool { return x.Node == m.Name && (x.Key == key || x.Key == m.Name+"/"+key) }
 			if m.fresh() && !slices.ContainsFunc(out, same) {
 				out = append(out, Incident{Key: key, Node: m.Name, Severity: facts.SeverityWarning, Text: text})
 			}

@@ -21,6 +21,11 @@ import (
 	"understudy/shipper/pos"
 )
 
+func TestMain(m *testing.M) {
+	time.Local = time.UTC // golden files name times
+	os.Exit(m.Run())
+}
+
 var update = flag.Bool("update", false, "write the golden files")
 
 var (
@@ -219,19 +224,64 @@ var scenarios = []struct {
 		change(in, "witness", func(r *decide.Report) { r.Store = "s-new" })
 		link(in, "witness", "refused")
 	}},
+	{"Paused", view.LevelSafe, "safe", func(in *view.Input) {
+		in.State.Policy.Paused, in.State.Policy.PausedUntil = true, now.Add(80*time.Minute)
+	}},
+	{"PauseOver", view.LevelSafe, "safe", func(in *view.Input) {
+		in.State.Policy.Paused, in.State.Policy.PausedUntil = true, now.Add(-time.Minute)
+	}},
+	{"Observe", view.LevelSafe, "safe", func(in *view.Input) {
+		in.State.Policy.Failover = facts.FailoverObserve
+		in.State.Scheduled = &facts.Scheduled{ID: "s", To: "s-backup", At: now.Add(10 * time.Hour), Until: now.Add(11 * time.Hour)}
+	}},
+	{"Manual", view.LevelSafe, "safe", func(in *view.Input) {
+		in.State.Policy.Failover = facts.FailoverManual
+		in.State.Scheduled = &facts.Scheduled{ID: "s", At: now.Add(-time.Minute), Until: now.Add(9 * time.Minute)}
+	}},
+	{"NodePolicies", view.LevelDegraded, "no-successor", func(in *view.Input) {
+		in.State.Policy = in.State.Policy.With("backup", facts.NodePolicy{NoFailover: true, NoVote: true, ApplyDelay: time.Hour}).With("main", facts.NodePolicy{Priority: 10})
+		in.State.Voters.Stores = []string{"s-main", "s-witness"}
+		in.Self.Applied = 0x4000100
+	}},
+	{"NoFailover", view.LevelSafe, "safe", func(in *view.Input) {
+		in.State.Policy = in.State.Policy.With("backup", facts.NodePolicy{NoFailover: true})
+	}},
+	{"Failing", view.LevelStopped, "primary-failing", func(in *view.Input) {
+		change(in, "main", func(r *decide.Report) {
+			r.Server.Failing, r.Server.FailingFor = "the disk of its data directory answers nothing", 3*time.Second
+		})
+	}},
+	{"StandbyFailing", view.LevelDegraded, "no-successor", func(in *view.Input) {
+		in.Self.Server.Failing, in.Self.Server.FailingFor = "the disk of its data directory is full", 3*time.Second
+	}},
+	{"NotHeard", view.LevelStopped, "primary-silent", func(in *view.Input) {
+		silence(in, "main", 2*time.Second)
+		in.Self.Hears = []decide.Hears{{Node: "witness", Ago: 90 * time.Millisecond}, {Node: "main", Ago: 2 * time.Second, Gone: true, Refusals: 3}, {Node: "stranger", Gone: true}}
+		change(in, "witness", func(r *decide.Report) {
+			r.Hears = []decide.Hears{{Node: "backup", Ago: 1100 * time.Millisecond}, {Node: "main", Gone: true}}
+		})
+		change(in, "main", func(r *decide.Report) { r.Hears = []decide.Hears{{Node: "backup", Gone: true}} }) // said long ago
+	}},
+	{"LedgerVotesAway", view.LevelSafe, "safe", func(in *view.Input) {
+		for _, n := range []string{"backup", "witness"} {
+			member(in, n, func(m *facts.Member) { m.LedgerVoter = false })
+		}
+	}},
+	{"NoLeader", view.LevelSafe, "safe", func(in *view.Input) { in.LedgerLeader = "" }},
 	{"Incidents", view.LevelSafe, "safe", func(in *view.Input) {
 		in.State.Policy.Paused = true
 		in.State.Incidents = map[string]facts.Incident{
-			"a": {Key: "cannot-fail-over", Node: "backup", Severity: facts.SeverityError, Text: "backup needs a re-seed.", Since: now.Add(-time.Hour)},
-			"b": {Key: "over", Severity: facts.SeverityWarning, Text: "long over", Until: now.Add(-time.Minute)},
+			"a":           {Key: "cannot-fail-over", Node: "backup", Severity: facts.SeverityError, Text: "backup needs a re-seed.", Since: now.Add(-time.Hour)},
+			"backup/disk": {Key: "backup/disk", Node: "backup", Severity: facts.SeverityError, Text: "The disk of the spool is 90 % full.", Since: now.Add(-time.Minute)},
+			"b":           {Key: "over", Severity: facts.SeverityWarning, Text: "long over", Until: now.Add(-time.Minute)},
 		}
-		in.Self.Problems = map[string]string{"disk": "The disk of the spool is 91 % full.\x1b[31m"}
+		in.Self.Problems = map[string]string{"disk": "The disk of the spool is 91 % full.", "clock": "The clock jumps.\x1b[31m"}
 	}},
 }
 
 func fiveVoters(in *view.Input) {
 	for _, name := range []string{"north", "south"} {
-		in.State.Members["s-"+name] = facts.Member{Name: name, Store: "s-" + name, Kind: facts.KindWitness}
+		in.State.Members["s-"+name] = facts.Member{Name: name, Store: "s-" + name, Kind: facts.KindWitness, LedgerVoter: true}
 		in.State.Voters.Stores = append(in.State.Voters.Stores, "s-"+name)
 		r := in.Heard["witness"].Report
 		r.Node, r.Store = name, "s-"+name
@@ -285,6 +335,34 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+// Status documents of members in every state: what is said of automatic failover
+// is what the scenario allows.
+func TestBuild_FailoverReady(t *testing.T) {
+	reasons := map[string]string{
+		"NoGroup": view.NotFounded, "Founded": view.NotChanging, "Fencing": view.NotChanging, "Promoting": view.NotChanging,
+		"CommitsWait": view.NotNoStandby, "CommitsWaitLinks": "", "NoStandby": view.NotNoStandby, "Seeding": view.NotNoStandby, "SeedingCheckpoint": view.NotNoStandby,
+		"NotSeededAway": view.NotNoStandby, "Alone": view.NotPair, "Pair": view.NotPair, "BackupAway": view.NotNoStandby, "StandbyServerFailed": view.NotNoStandby,
+		"WitnessAway": view.NotNoMajority, "OtherStore": view.NotNoMajority, "Paused": view.NotPaused, "Observe": view.NotObserve, "Manual": view.NotManual,
+		"Incidents": view.NotPaused, "NodePolicies": view.NotNoStandby, "NoFailover": view.NotNoStandby, "StandbyFailing": view.NotNoStandby,
+		"LedgerVotesAway": view.NotNoMajority, "NoLeader": view.NotNoMajority,
+	}
+	for _, sc := range scenarios {
+		in := healthy()
+		sc.edit(&in)
+		g := view.Build(in).Group
+		f := g.Failover
+		if f.Reason != reasons[sc.name] || f.Ready != (f.Reason == "") {
+			t.Errorf("%s: got %+v, want %q", sc.name, f, reasons[sc.name])
+		}
+		if f.Ready && (len(f.Candidates) == 0 || g.Paused) || !strings.HasSuffix(f.Sentence, ".") || strings.Contains(f.Sentence, "..") || strings.Contains(g.Safe.Sentence, "by itself") {
+			t.Errorf("%s: got %+v, %s", sc.name, f, g.Safe.Sentence)
+		}
+		if g.Paused != (f.Reason == view.NotPaused) {
+			t.Errorf("%s: paused %v", sc.name, g.Paused)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,13 @@ type Config struct {
 	Think time.Duration
 	// Table is made anew by Start; "outage_acked" when empty.
 	Table string
+	// Trace makes each connection ask which server it has, for CheckServers.
+	// That takes one more round trip after each connect.
+	Trace bool
+	// Commit is the writers' synchronous_commit; the server's when empty.
+	Commit string
+	// Pad is how many bytes each row carries besides, uncompressed.
+	Pad int
 }
 
 // DSN is the connection string of several hosts, for the one that takes
@@ -60,6 +68,7 @@ func (r Row) String() string { return fmt.Sprintf("%d/%d", r.Writer, r.Seq) }
 // ack is one acknowledged commit, in time since the clients' begin.
 type ack struct {
 	writer    int
+	server    int // index in found
 	began, at time.Duration
 }
 
@@ -75,6 +84,7 @@ type Clients struct {
 
 	mu    sync.Mutex
 	acks  []ack    // in the order of at
+	found []Server // whom the connections had, in order; the first is unknown
 	acked [][]bool // by writer and seq: every row tried, true once acknowledged
 	ended time.Time
 	fails int
@@ -92,7 +102,10 @@ func Start(ctx context.Context, cfg Config) (*Clients, error) {
 		return nil, err
 	}
 	dial.ConnectTimeout = Deadline // for each host
-	c := &Clients{cfg: cfg, dial: dial, stop: make(chan struct{}), acked: make([][]bool, cfg.Writers)}
+	if cfg.Commit != "" {
+		dial.RuntimeParams["synchronous_commit"] = cfg.Commit
+	}
+	c := &Clients{cfg: cfg, dial: dial, stop: make(chan struct{}), acked: make([][]bool, cfg.Writers), found: make([]Server, 1)}
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
 	if err := c.makeTable(ctx); err != nil {
@@ -116,7 +129,11 @@ func (c *Clients) makeTable(ctx context.Context) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	// No key: a row that is there twice must be seen.
-	_, err = conn.PgConn().Exec(ctx, fmt.Sprintf("drop table if exists %s; create table %[1]s (writer int not null, seq bigint not null)", c.table())).ReadAll()
+	sql := fmt.Sprintf("drop table if exists %s; create table %[1]s (writer int not null, seq bigint not null)", c.table())
+	if c.cfg.Pad > 0 {
+		sql += fmt.Sprintf("; alter table %s add pad text; alter table %[1]s alter pad set storage external", c.table())
+	}
+	_, err = conn.PgConn().Exec(ctx, sql).ReadAll()
 	return err
 }
 
@@ -151,15 +168,19 @@ func (c *Clients) silent() int {
 // write is one writer's life.
 func (c *Clients) write(id int) {
 	var conn *pgx.Conn
+	var server int
 	defer func() {
 		if conn != nil {
 			drop(conn)
 		}
 	}()
 	insert := fmt.Sprintf("insert into %s values ($1, $2)", c.table())
+	if c.cfg.Pad > 0 {
+		insert = fmt.Sprintf("insert into %s values ($1, $2, repeat('x', %d))", c.table(), c.cfg.Pad)
+	}
 	for !c.pause(c.cfg.Think) {
 		if conn == nil {
-			if conn = c.connect(); conn == nil {
+			if conn, server = c.connect(); conn == nil {
 				if c.pause(retryPause) {
 					return
 				}
@@ -176,20 +197,35 @@ func (c *Clients) write(id int) {
 			conn = nil
 			continue
 		}
-		c.note(id, seq, began)
+		c.note(id, seq, server, began)
 	}
 }
 
-// connect tries every host once; it is nil when none takes writes.
-func (c *Clients) connect() *pgx.Conn {
+// connect tries every host once; it is nil when none takes writes. With it comes
+// the index of its server.
+func (c *Clients) connect() (*pgx.Conn, int) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(len(c.cfg.Hosts))*Deadline)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, c.dial.Copy())
 	if err != nil {
 		c.fail(err)
-		return nil
+		return nil, 0
 	}
-	return conn
+	// What a cut way did not deliver is discarded at the end of the connection;
+	// else the kernel would deliver it later, and rows would come after Stop.
+	if tcp, ok := conn.PgConn().Conn().(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	if !c.cfg.Trace {
+		return conn, 0
+	}
+	server, err := ask(ctx, conn)
+	if err != nil {
+		c.fail(err)
+		drop(conn)
+		return nil, 0
+	}
+	return conn, c.meet(server)
 }
 
 // drop closes the socket. The driver's own way waits for the server, which may
@@ -226,12 +262,12 @@ func (c *Clients) try(id int) (seq int64) {
 	return int64(len(c.acked[id]) - 1)
 }
 
-func (c *Clients) note(id int, seq int64, began time.Time) {
+func (c *Clients) note(id int, seq int64, server int, began time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.acked[id][seq] = true
 	// The clock is read under the lock, so that acks are in order.
-	c.acks = append(c.acks, ack{writer: id, began: began.Sub(c.began), at: time.Since(c.began)})
+	c.acks = append(c.acks, ack{writer: id, server: server, began: began.Sub(c.began), at: time.Since(c.began)})
 }
 
 func (c *Clients) fail(err error) {

@@ -119,3 +119,29 @@ func TestLongestGap_LikeAWalk(t *testing.T) {
 		}
 	})
 }
+
+func TestJudgeServers(t *testing.T) {
+	servers := []Server{{}, {"a", 1}, {"b", 2}, {"a", 2}, {"a", 3}}
+	at := func(server int, began, at time.Duration) ack { return ack{server: server, began: began, at: at} }
+	for _, c := range []struct {
+		name string
+		acks []ack
+		want string // part of the error, "" for none
+	}{
+		{"One", []ack{at(1, 0, 1), at(1, 1, 2)}, ""},
+		{"OneAfterTheOther", []ack{at(1, 0, 1), at(1, 1, 2), at(2, 2, 3), at(4, 4, 5)}, ""},
+		// The old one's commit was sent before, and came back before the new one was asked.
+		{"Overlapping", []ack{at(1, 0, 5), at(2, 5, 6)}, ""},
+		{"OldAfterNew", []ack{at(1, 0, 1), at(2, 2, 3), at(1, 1, 4)}, "1 commits were acknowledged by an older primary"},
+		{"OldWhileNew", []ack{at(1, 0, 1), at(1, 1, 4), at(2, 3, 5)}, "writer 0 by a@1 at 4ns (sent 1ns), 1ns after one was sent to b@2"},
+		{"OldAfterNewest", []ack{at(2, 0, 1), at(4, 2, 3), at(2, 1, 4), at(2, 4, 5)}, "2 commits"},
+		{"TwoOnOneTimeline", []ack{at(2, 0, 1), at(3, 2, 3)}, "b@2 and a@2 took commits on one timeline"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := judgeServers(servers, c.acks)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}

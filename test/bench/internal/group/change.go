@@ -48,6 +48,7 @@ type Change struct {
 	Kind   string    `json:"kind"`
 	From   string    `json:"from"`
 	To     string    `json:"to"`
+	Cause  string    `json:"cause"`
 	Opened bool      `json:"opened"`
 	Failed string    `json:"failed"`
 	Phases []Phase   `json:"phases"`
@@ -57,10 +58,12 @@ type Change struct {
 	Return *Return `json:"return"`
 }
 
-// Phase is one step of a change, with the time since the first one.
+// Phase is one step of a change, with the time since the first one. At is the
+// clock of the node that said so.
 type Phase struct {
 	Name  string        `json:"name"`
 	Node  string        `json:"node"`
+	At    time.Time     `json:"at"`
 	After time.Duration `json:"after_ns"`
 }
 
@@ -114,7 +117,7 @@ func ChangeTo(changes []Change, node string, after pos.Epoch) (Change, error) {
 func (g *Group) Command(ctx context.Context, node string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandWithin)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(g.Dir, "bin", "understudy"), append(args, "--config", g.config(node))...)
+	cmd := exec.CommandContext(ctx, g.binary(), append(args, "--config", g.config(node))...)
 	cmd.Dir = g.Dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var out, errOut bytes.Buffer
@@ -206,11 +209,8 @@ func (g *Group) WaitReady(ctx context.Context, primary, what string, ok func(Sta
 // the PostgreSQL of a data node, as if its machine were lost. It does not wait
 // until they are gone; see WaitGone.
 func (g *Group) KillEverything(node string) error {
-	roots := []int{g.PID(node)}
+	roots := []int{g.PID(node), g.guardPID(node)}
 	if server := g.ServerPID(node); server != 0 && worksIn(server, g.dataDir(node)) {
-		if u, err := proc.Read(server); err == nil && g.isGuard(u) {
-			roots = append(roots, u.PPID)
-		}
 		roots = append(roots, server)
 	}
 	roots = slices.DeleteFunc(roots, func(pid int) bool { return pid <= 1 })
@@ -245,7 +245,7 @@ func (g *Group) dataDir(node string) string { return filepath.Join(g.Dir, node, 
 // isGuard tells whether the parent of a postmaster is this group's guard.
 func (g *Group) isGuard(postmaster proc.Usage) bool {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", postmaster.PPID))
-	return err == nil && exe == filepath.Join(g.Dir, "bin", "understudy")
+	return err == nil && exe == g.binary()
 }
 
 // worksIn tells whether a process lives and dir is its working directory.

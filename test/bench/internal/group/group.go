@@ -1,6 +1,7 @@
-// Package group runs an Understudy playground for measurements: three daemons
-// and two PostgreSQL servers on loopback, through the program's own demo
-// command, and single daemons killed and brought back.
+// Package group runs an Understudy group for measurements: three daemons and
+// two PostgreSQL servers on loopback, through the program's own demo command, or
+// on hosts of their own; and single processes of it killed, stopped and brought
+// back.
 package group
 
 import (
@@ -42,6 +43,7 @@ type Group struct {
 	Port    int
 	http    *http.Client
 	program string
+	hosts   map[string]Host // by node; nil is loopback
 }
 
 // Status is the part of a node's status document that measurements look at.
@@ -77,7 +79,7 @@ type Node struct {
 // returns when it is healthy. The tools count only when they ask for another
 // size of WAL segments. Stop must be called also after an error.
 func Start(ctx context.Context, program, dir string, port int, t *pg.Tools) (*Group, error) {
-	g := &Group{Dir: dir, Port: port, program: program, http: &http.Client{Timeout: replyWithin}}
+	g := newGroup(program, dir, port)
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
 	if t.SegMiB != 0 {
@@ -86,6 +88,10 @@ func Start(ctx context.Context, program, dir string, port int, t *pg.Tools) (*Gr
 		}
 	}
 	return g, g.demo(ctx, "--dir", dir, "--port", strconv.Itoa(port), "--detach")
+}
+
+func newGroup(program, dir string, port int) *Group {
+	return &Group{Dir: dir, Port: port, program: program, http: &http.Client{Timeout: replyWithin}}
 }
 
 func (g *Group) demo(ctx context.Context, args ...string) error {
@@ -117,14 +123,17 @@ func (g *Group) Stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()
+	if g.hosts != nil {
+		return g.stopOnHosts(ctx)
+	}
 	return g.demo(ctx, "stop", "--dir", g.Dir)
 }
 
-// Main is the primary's PostgreSQL.
-func (g *Group) Main() pg.Server { return pg.Server{Port: g.Port + 1} }
+// Main is the PostgreSQL of the first data node, at first the primary's.
+func (g *Group) Main() pg.Server { return pg.Server{Host: g.hosts[Data[0]].IP, Port: g.Port + 1} }
 
-// Backup is the standby's PostgreSQL.
-func (g *Group) Backup() pg.Server { return pg.Server{Port: g.Port + 2} }
+// Backup is the PostgreSQL of the second data node.
+func (g *Group) Backup() pg.Server { return pg.Server{Host: g.hosts[Data[1]].IP, Port: g.Port + 2} }
 
 func (g *Group) config(node string) string  { return filepath.Join(g.Dir, node, "understudy.yaml") }
 func (g *Group) pidFile(node string) string { return filepath.Join(g.Dir, node, "daemon.pid") }
@@ -185,7 +194,7 @@ func (g *Group) StartDaemon(ctx context.Context, node string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(g.Dir, "bin", "understudy"), "run", "--config", g.config(node))
+	cmd := g.command(node, g.binary(), "run", "--config", g.config(node))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = g.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -216,7 +225,7 @@ func (g *Group) Status(ctx context.Context, node string) (Status, error) {
 			i = j
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/v1/status", g.Port+httpOffset+i), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/api/v1/status", g.ip(node), g.Port+httpOffset+i), nil)
 	if err != nil {
 		return st, err
 	}

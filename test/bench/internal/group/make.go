@@ -16,13 +16,16 @@ import (
 // tlsOffset is the playground's base port to main's port between the nodes.
 const tlsOffset = 21
 
-// make makes the files of a playground, with WAL segments of the size that the
-// tools ask for, and founds its group. The program has no setting for that
-// size; its initdb is one that adds the option.
+// make makes the files of a group, with WAL segments of the size that the
+// tools ask for, and founds it. The program has no setting for that size; its
+// initdb is one that adds the option.
 func (g *Group) make(ctx context.Context, t *pg.Tools) error {
-	bin, err := wrapInitDB(g.Dir, t)
-	if err != nil {
-		return err
+	bin := t.Bin
+	if t.SegMiB != 0 {
+		var err error
+		if bin, err = wrapInitDB(g.Dir, t); err != nil {
+			return err
+		}
 	}
 	caCert, caKey, err := link.NewCA("bench-" + filepath.Base(filepath.Dir(g.Dir)))
 	if err != nil {
@@ -69,7 +72,7 @@ func (g *Group) makeNode(i int, name, bin string, caCert, caKey []byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	cert, key, err := link.Issue(caCert, caKey, name, []string{"127.0.0.1"})
+	cert, key, err := link.Issue(caCert, caKey, name, []string{g.ip(name)})
 	if err != nil {
 		return err
 	}
@@ -84,16 +87,16 @@ func (g *Group) makeNode(i int, name, bin string, caCert, caKey []byte) error {
 	}
 	var y strings.Builder
 	fmt.Fprintf(&y, "name: %s\ngroup: bench\nkind: %s\nstate_dir: state\nrun_dir: run\n", name, kind)
-	fmt.Fprintf(&y, "listen: 127.0.0.1:%d\nhttp: 127.0.0.1:%d\npeers:\n", g.Port+tlsOffset+i, g.Port+httpOffset+i)
+	fmt.Fprintf(&y, "listen: %[1]s:%[2]d\nhttp: %[1]s:%[3]d\npeers:\n", g.ip(name), g.Port+tlsOffset+i, g.Port+httpOffset+i)
 	for j, other := range Nodes {
 		if j != i {
-			fmt.Fprintf(&y, "  - {name: %s, address: \"127.0.0.1:%d\"}\n", other, g.Port+tlsOffset+j)
+			fmt.Fprintf(&y, "  - {name: %s, address: \"%s:%d\"}\n", other, g.ip(other), g.Port+tlsOffset+j)
 		}
 	}
 	y.WriteString("tls: {cert: node.crt, key: node.key, ca: ca.crt}\n")
 	if kind == "data" {
-		fmt.Fprintf(&y, "postgresql:\n  bin_dir: %s\n  data_dir: pgdata\n  port: %d\n  listen: [127.0.0.1]\n", bin, g.Port+1+i)
-		y.WriteString("  hba:\n    - host all all 127.0.0.1/32 trust\n  parameters: {max_connections: \"100\", allow_in_place_tablespaces: \"on\"}\n")
+		fmt.Fprintf(&y, "postgresql:\n  bin_dir: %s\n  data_dir: pgdata\n  port: %d\n  listen: [%s]\n", bin, g.Port+1+i, g.ip(name))
+		y.WriteString("  hba:\n    - host all all samenet trust\n  parameters: {max_connections: \"100\", allow_in_place_tablespaces: \"on\"}\n")
 	}
 	return os.WriteFile(g.config(name), []byte(y.String()), 0o644)
 }

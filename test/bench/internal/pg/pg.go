@@ -4,9 +4,11 @@ package pg
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -112,18 +114,26 @@ func tail(s string) string {
 	return strings.TrimSpace(s[max(0, len(s)-most):])
 }
 
-// Server is an address on loopback that speaks PostgreSQL, with a superuser
-// postgres who needs no password.
-type Server struct{ Port int }
+// Server is an address that speaks PostgreSQL, with a superuser postgres who
+// needs no password.
+type Server struct {
+	Host string // IP address; empty is loopback
+	Port int
+}
+
+func (s Server) host() string { return cmp.Or(s.Host, "127.0.0.1") }
+
+// Address is host:port.
+func (s Server) Address() string { return net.JoinHostPort(s.host(), strconv.Itoa(s.Port)) }
 
 // Args name the server to a tool.
 func (s Server) Args() []string {
-	return []string{"-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "postgres"}
+	return []string{"-h", s.host(), "-p", strconv.Itoa(s.Port), "-U", "postgres"}
 }
 
 // DSN is a connection string; name becomes the application name.
 func (s Server) DSN(name string) string {
-	return fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable connect_timeout=5 application_name=%s", s.Port, name)
+	return fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres sslmode=disable connect_timeout=5 application_name=%s", s.host(), s.Port, name)
 }
 
 // Connect opens a connection.
