@@ -263,7 +263,8 @@ func (e *election) slow(prev string) string {
 		return ""
 	}
 	rep, alive := e.o.fresh(prev)
-	end := max(rep.Server.Written, e.p.Fence[prev].LSN)
+	// What others hold, it has written.
+	end := max(rep.Server.Written, e.p.Fence[prev].LSN, e.p.Fence[e.top].Pos.LSN)
 	if !alive || rep.Server.Redo == 0 || end <= rep.Server.Redo || end-rep.Server.Redo <= restartMuch {
 		return ""
 	}

@@ -97,6 +97,21 @@ func (d *daemon) inside(p *proc, as role.Assignment) {
 	}
 }
 
+// probed adds what the daemon's probes of its disk and server find.
+func (d *daemon) probed(s *decide.Server) {
+	n := d.n
+	s.Failing, s.FailingFor = "", 0
+	if n.host.stuck <= n.w.now || d.hung == 0 {
+		if d.hung = 0; n.host.stuck > n.w.now {
+			d.hung = n.w.now
+		}
+		return
+	}
+	if hung := n.w.now - d.hung; hung >= d.state().Policy.StallTimeout {
+		s.Failing, s.FailingFor = "its disk does not answer", hung
+	}
+}
+
 // stop ends a server at once, in the time that signals take.
 func (d *daemon) stop(p *proc, s *server) {
 	p.rest(d.w.between(time.Millisecond, 20*time.Millisecond))
@@ -131,6 +146,12 @@ func (d *daemon) fence(p *proc, e pos.Epoch, st facts.State) error {
 		}
 		if n.marked != nil {
 			rep.Heard = min(rep.Heard, rep.LSN)
+		}
+	}
+	if d.w.mut.on(OrderByMaker) {
+		rep.Lineage = made(rep.Lineage, n.sp.log.cut(rep.LSN))
+		if rep.Opened {
+			rep.Lineage = made(lineage, n.dir.wal.cut(rep.LSN))
 		}
 	}
 	if rep.Timeline == 0 {
@@ -225,34 +246,16 @@ func (d *daemon) copyFrom(q *proc, st facts.State) error {
 	return d.fence(q, p.Epoch, d.state())
 }
 
-// reports tells everybody how this node is.
-func (d *daemon) reports() {
-	if !d.alive() {
-		return
-	}
-	rep := d.report()
-	at := rep.SentAt
-	for _, n := range d.w.nodes {
-		if n != d.n {
-			d.w.net.send(d.n.i, n.i, func(p *daemon) {
-				if old, ok := p.heard[rep.Store]; !ok || old.Report.Boot != rep.Boot || old.Report.SentAt.Before(at) {
-					p.heard[rep.Store] = decide.Heard{Report: rep, At: p.w.time()}
-				}
-			})
-		}
-	}
-	d.w.after(100*time.Millisecond, d.reports)
-}
-
 // report is what this node says of itself.
 func (d *daemon) report() decide.Report {
 	n, sp := d.n, &d.n.sp
 	r := decide.Report{
-		Node: n.name, Store: sp.store, Kind: string(n.kind), Boot: string(rune('a' + d.life%26)), SentAt: d.w.time(),
+		Node: n.name, Store: sp.store, Kind: string(n.kind), Boot: string(rune('a' + d.life%26)), Seq: d.seq, SentAt: n.wall(), Clock: n.clock(),
 		Address: n.name + ":1", HTTP: n.name + ":2", Role: d.role, Epoch: sp.lineage.Last().Epoch, Fence: sp.fence,
 		Received: sp.log.end, Durable: d.recv.durable(), Applied: d.recv.applied, Committed: d.recv.committed,
-		Server: d.server, Problems: map[string]string{},
+		Server: d.server, Hears: d.hears(), Stream: d.recv.stream(),
 	}
+	d.probed(&r.Server)
 	if s := n.pg; s != nil && !s.primary {
 		r.Server.Streaming = s.rcv != nil
 	}
@@ -263,18 +266,6 @@ func (d *daemon) report() decide.Report {
 		d.run.say(&r)
 	}
 	return r
-}
-
-// observe is what this node could decide on.
-func (d *daemon) observe(st facts.State) decide.Observation {
-	reports := make(map[string]decide.Heard, 4)
-	for s, h := range d.heard {
-		reports[s] = h
-	}
-	own := d.report()
-	reports[own.Store] = decide.Heard{Report: own, At: d.w.time()}
-	return decide.Observation{Now: d.w.time(), SelfStore: d.n.sp.store, State: st, Reports: reports,
-		Raft: d.w.ledger.servers, LastTransfer: d.transfer}
 }
 
 // decide is the controller: it decides for the group while it leads.
@@ -294,13 +285,18 @@ func (d *daemon) decide(p *proc) {
 func (d *daemon) carryOut(p *proc, plan decide.Plan) bool {
 	for _, a := range plan.Actions {
 		if a.Command != nil {
-			if _, err := d.propose(p, 3*time.Second, *a.Command); err != nil {
+			c := *a.Command
+			if b := c.BeginEpoch; b != nil { // the checks ask for the rule
+				with := *b
+				with.Decision, c.BeginEpoch = plan.Rule, &with
+			}
+			if _, err := d.propose(p, 3*time.Second, c); err != nil {
 				return false
 			}
 			continue
 		}
 		if a.Transfer != "" {
-			d.transfer = d.w.time()
+			d.transfer = d.n.clock()
 		}
 		p.rest(d.w.between(time.Millisecond, 5*time.Millisecond))
 		if !d.w.ledger.raft(d.n.i, a) {

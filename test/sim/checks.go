@@ -23,6 +23,10 @@ type checks struct {
 	began     map[pos.Epoch]time.Duration
 	opens     int
 	restores  int
+	watch     watch
+	outages   []Outage
+	outage    *outage                  // under way
+	leaving   map[string]time.Duration // when it was applied
 }
 
 // opening is the log with which a primary opened.
@@ -42,6 +46,8 @@ func (c *checks) fail(format string, args ...any) {
 // history of every primary that opened in a later epoch.
 func (c *checks) acked(n *node, r rec) {
 	c.acks = append(c.acks, r)
+	c.breath(n, r)
+	c.counted(n, r)
 	for _, e := range c.order {
 		if r.epoch.Less(e) && !c.opened[e].log.holds(r) {
 			c.fail("%s acknowledged %s of epoch %s although epoch %s is open without it", n.name, r.end, r.epoch, e)
@@ -60,12 +66,15 @@ func (c *checks) applied(before, after facts.State, cmd facts.Command) {
 	}
 	if p.Epoch != q.Epoch {
 		c.began[q.Epoch] = c.w.now
+		c.begun(before, cmd.BeginEpoch)
 		c.w.trace("ledger: epoch %s: %s", q.Epoch, q.Cause)
 	}
 	if p.Phase != q.Phase {
 		c.w.trace("ledger: %s %s %s, elected %s, start %s on %d", q.Epoch, q.Phase, q.Node, q.Elected, q.Start, q.Timeline)
 	}
 	switch {
+	case cmd.SetLeaving != nil:
+		c.leaving[cmd.SetLeaving.Leaving.Store] = c.w.now
 	case cmd.MarkSeeded != nil:
 		c.w.trace("ledger: %s seeded %t", before.NameOf(cmd.MarkSeeded.Store), cmd.MarkSeeded.Seeded)
 	case cmd.Returned != nil:
@@ -92,6 +101,9 @@ func (c *checks) elected(s facts.State) {
 	n := c.byStore(s.Primary.Store)
 	if n == nil {
 		return
+	}
+	if s.Order == nil && s.Policy.Of(n.name).NoFailover && s.Primary.Previous != s.Primary.Store {
+		c.fail("%s is elected for epoch %s, which the policy forbids", n.name, s.Primary.Epoch)
 	}
 	log := n.sp.log
 	if n.past() == role.PastPrimary {
@@ -222,9 +234,10 @@ func (c *checks) moment() {
 	if c.failure != "" {
 		return
 	}
+	c.look()
 	newest, ok := c.opened[c.newest]
 	for _, n := range c.w.nodes {
-		if s := n.pg; ok && s != nil && s.primary && s.open && s.epoch.Less(c.newest) && c.w.now-newest.at > isolation+6*time.Second {
+		if s := n.pg; ok && s != nil && s.primary && s.open && s.epoch.Less(c.newest) && c.w.now-max(newest.at, n.host.paused) > isolation+6*time.Second && n.clock() > s.until {
 			c.fail("%s is still open in epoch %s, %s after %s", n.name, s.epoch, c.w.now-newest.at, c.newest)
 		}
 	}
@@ -250,14 +263,16 @@ func (c *checks) settled() string {
 		return "the open server is not the ledger's primary"
 	case s.Order != nil:
 		return "the order to " + s.NameOf(s.Order.To) + " stands"
-	case len(s.Voters.Stores) != 3:
-		return fmt.Sprintf("%d voters", len(s.Voters.Stores))
+	case s.Voters.Confirmed != s.Voters.Version:
+		return "the primary does not count by the present voters"
 	}
 	for _, n := range c.w.nodes {
 		m, ok := s.Members[n.sp.store]
 		switch {
-		case n.daemon == nil || !ok || !s.IsVoter(n.sp.store):
-			return n.name + " is down, or no voter"
+		case !n.runs() || !ok || s.IsVoter(n.sp.store) == (s.Policy.Of(n.name).NoVote && n != open):
+			return n.name + " is down, or has a vote and shall not, or shall and has not"
+		case n.host.stuck > c.w.now:
+			return "the disk of " + n.name + " hangs"
 		case n == open:
 			continue
 		case n.daemon.recv.cur == nil || n.daemon.recv.cur.from != open.i || !n.daemon.recv.cur.adopted:

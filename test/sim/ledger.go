@@ -36,7 +36,7 @@ func (l *ledger) head() facts.State { return l.states[len(l.states)-1] }
 
 // majority tells whether a node reaches a majority of the ledger's voters.
 func (l *ledger) majority(i int) bool {
-	if l.w.nodes[i].daemon == nil {
+	if !l.w.nodes[i].runs() {
 		return false
 	}
 	voters, heard := 0, 0
@@ -46,7 +46,7 @@ func (l *ledger) majority(i int) bool {
 		}
 		voters++
 		for _, n := range l.w.nodes {
-			if n.daemon != nil && n.sp.store == s.Store && (n.i == i || l.w.net.both(i, n.i)) {
+			if n.runs() && n.sp.store == s.Store && (n.i == i || l.w.net.both(i, n.i)) {
 				heard++
 			}
 		}
@@ -55,7 +55,7 @@ func (l *ledger) majority(i int) bool {
 }
 
 func (l *ledger) votes(n *node) bool {
-	return n.daemon != nil && slices.ContainsFunc(l.servers, func(s decide.RaftServer) bool { return s.Voter && s.Store == n.sp.store })
+	return n.runs() && slices.ContainsFunc(l.servers, func(s decide.RaftServer) bool { return s.Voter && s.Store == n.sp.store })
 }
 
 // tick keeps the leader and brings followers up to date.
@@ -63,7 +63,7 @@ func (l *ledger) tick() {
 	w := l.w
 	w.after(20*time.Millisecond, l.tick)
 	switch {
-	case l.leader >= 0 && !l.votes(w.nodes[l.leader]):
+	case l.leader >= 0 && w.nodes[l.leader].daemon == nil:
 		l.depose()
 	case l.leader >= 0 && l.majority(l.leader):
 		l.lost = w.now
@@ -123,11 +123,11 @@ func (l *ledger) lead(i int) {
 func (l *ledger) spread(n *node) {
 	upto := len(l.states) - 1
 	d := n.daemon
-	if d == nil || n.i == l.leader || n.applied >= upto || l.w.now < n.stalled || !l.w.net.both(l.leader, n.i) {
+	if d == nil || !n.runs() || n.i == l.leader || n.applied >= upto || l.w.now < n.stalled || !l.w.net.both(l.leader, n.i) {
 		return
 	}
 	l.w.after(l.w.between(200*time.Microsecond, 8*time.Millisecond), func() {
-		if n.daemon == d && l.w.now >= n.stalled {
+		if n.daemon == d && n.runs() && l.w.now >= n.stalled {
 			l.learn(n, upto)
 		}
 	})
@@ -230,7 +230,7 @@ func (d *daemon) ask(p *proc, patience time.Duration, request func(leader int, a
 func (d *daemon) propose(p *proc, patience time.Duration, c facts.Command) (facts.Outcome, error) {
 	l := d.w.ledger
 	l.ids++
-	c.ID, c.At = strconv.Itoa(l.ids), d.w.time()
+	c.ID, c.At = strconv.Itoa(l.ids), d.n.wall()
 	var out facts.Outcome
 	err := d.ask(p, patience, func(leader int, answered func()) {
 		l.submit(leader, c, func(o facts.Outcome) { out = o; answered() })

@@ -1,28 +1,111 @@
 package sim
 
-import "understudy/ledger/facts"
+import (
+	"maps"
+	"slices"
+
+	"understudy/failover/decide"
+	"understudy/ledger/facts"
+	"understudy/shipper/pos"
+)
 
 // Mutation is a bug planted into the model around the rules, never into the
-// rules themselves. The checks must find each.
+// rules themselves: what a rule would overlook is hidden from it, and what a
+// refusal would stop is shown to it in another form. The checks must find each.
 type Mutation int
 
 // The mutations. None is the protocol as it is.
 const (
-	None                 Mutation = iota
-	FenceNotFsynced               // a fence is reported before it, and the log below it, is on disk
-	OwnCopyAfterFence             // a primary reports its fence and goes on counting its own flush
-	OldEpochAccepted              // a fenced node goes on acknowledging to the older epoch
-	OrderByLSN                    // reports are compared by LSN, whatever they have adopted
-	WipedVoterVotes               // a node that lost its log and its promises keeps its store id
-	PromoteBeforeReplay           // a standby is promoted where its replay happens to be
-	TimelineReused                // the next timeline id is counted from the own one
-	TwoVotersAtOnce               // a voter is added before the primary counts by the last one
-	OpenWithoutMajority           // clients are let in before a majority has the recovered log
-	OpenOnStaleRead               // permission is taken from the node's own copy of the ledger
-	FollowWithoutFork             // a former primary follows whatever its log holds
-	AckBeforeAdoption             // a stream is taken without adopting its lineage durably
-	FenceReportedEarlier          // the position is read before the stream is closed
+	None                   Mutation = iota
+	FenceNotFsynced                 // of the fence, and of the log below it
+	OwnCopyAfterFence               // a primary reports its fence and goes on counting its own flush
+	OldEpochAccepted                // a fenced node goes on acknowledging to the older epoch
+	OrderByLSN                      // whatever they have adopted
+	OrderByMaker                    // a position is of the epoch that wrote its last byte
+	WipedVoterVotes                 // a node that lost its log and its promises keeps its store id
+	FirstFlushCounted               // it is where replay stands, not what was flushed
+	PromoteBeforeReplay             // a standby is promoted where its replay happens to be
+	TimelineReused                  // the next timeline id is counted from the own one
+	TwoVotersAtOnce                 // a voter is added before the primary counts by the last one
+	OpenWithoutMajority             // clients are let in before a majority has the recovered log
+	OpenOnStaleRead                 // permission is taken from the node's own copy of the ledger
+	FollowWithoutFork               // a former primary follows whatever its log holds
+	AckBeforeAdoption               // a stream is taken without adopting its lineage durably
+	FenceReportedEarlier            // the position is read before the stream is closed
+	ElectedBeforeMajority           // whoever has fenced elects
+	NoVoteCounted                   // commits count a node that the policy gives no vote
+	SilenceByLeaderAlone            // what the leader does not hear, nobody is asked about
+	SilenceBeforeListening          // a daemon that has just begun calls silence what it has not heard yet
+	RefusedOnce                     // one refused connection is enough
+	VetoIgnored                     // log that goes on is no sign of life
+	LeaseByReceipt                  // the lease begins when the answer to a heartbeat comes
+	LeavingIgnored                  // an announced restart gives no time
+	AdoptionNotFsynced              // of a lineage: a lost host comes back with the one before
+	MarkNotFsynced                  // that a directory was opened for writing here
 )
+
+// known is what is said of each mutation.
+type known struct {
+	name  string
+	words string
+	// kind is the kind of runs in which it does harm soonest.
+	kind int
+	// sticks: it harms only by keeping the group from becoming whole.
+	sticks bool
+}
+
+func catalogue() []known {
+	return []known{
+		{name: "None", words: "nothing"},
+		{"FenceNotFsynced", "skip the fence's fsync", kindLost, false},
+		{"OwnCopyAfterFence", "count the own copy after the fence", kindMixed, false},
+		{"OldEpochAccepted", "count an acknowledgement of an older epoch", kindStorm, false},
+		{"OrderByLSN", "order positions by LSN alone", kindLost, false},
+		{"OrderByMaker", "order positions by the epoch in which a byte was made", kindLost, false},
+		{"WipedVoterVotes", "let a wiped voter vote", kindMembers, false},
+		{"FirstFlushCounted", "acknowledge the walreceiver's first flush", kindStorm, false},
+		{"PromoteBeforeReplay", "promote before the replay caught up", kindStorm, false},
+		{"TimelineReused", "reuse a timeline id", kindOrders, false},
+		{"TwoVotersAtOnce", "change two voters at once", kindMembers, false},
+		{"OpenWithoutMajority", "open before a majority has the recovered log", kindOrders, false},
+		{"OpenOnStaleRead", "open on a stale ledger read", kindLost, false},
+		{"FollowWithoutFork", "follow without looking for the fork", kindOrders, true},
+		{"AckBeforeAdoption", "acknowledge before the lineage is adopted", kindMixed, false},
+		{"FenceReportedEarlier", "report the position before the stream is closed", kindMixed, false},
+		{"ElectedBeforeMajority", "elected before a fence majority", kindSilence, false},
+		{"NoVoteCounted", "a no-vote node counted", kindPolicy, false},
+		{"SilenceByLeaderAlone", "silence judged by the leader alone", kindSilence, false},
+		{"SilenceBeforeListening", "silence counted before the node has listened that long", kindSilence, false},
+		{"RefusedOnce", "refusal seen once is enough", kindSingle, false},
+		{"VetoIgnored", "veto ignored", kindSilence, false},
+		{"LeaseByReceipt", "a lease renewed by the receipt instead of the sending of the heartbeat", kindSilence, false},
+		{"LeavingIgnored", "leaving-until ignored", kindPauses, false},
+		{"AdoptionNotFsynced", "skip the fsync of an adopted lineage", kindLost, false},
+		{"MarkNotFsynced", "skip the fsync of the mark on an opened directory", kindLost, false},
+	}
+}
+
+// Mutations are all of them.
+func Mutations() []Mutation {
+	var all []Mutation
+	for m := None + 1; int(m) < len(catalogue()); m++ {
+		all = append(all, m)
+	}
+	return all
+}
+
+// String is the mutation's name.
+func (m Mutation) String() string { return catalogue()[m].name }
+
+// Words say what the mutation does.
+func (m Mutation) Words() string { return catalogue()[m].words }
+
+// Scenario is the kind of runs in which the mutation does harm soonest.
+func (m Mutation) Scenario() uint64 { return uint64(catalogue()[m].kind) }
+
+// Sticks tells whether the mutation harms only by keeping the group from
+// becoming whole: what it breaks is caught before anything is lost.
+func (m Mutation) Sticks() bool { return catalogue()[m].sticks }
 
 // planted is the mutation of one run.
 type planted struct{ m Mutation }
@@ -40,6 +123,13 @@ func (p planted) apply(s facts.State, c facts.Command) (facts.State, facts.Outco
 		s.Voters.Confirmed = s.Voters.Version
 	case p.m == TimelineReused && c.Starting != nil:
 		s.LastTimeline = s.Lineage.Last().Timeline
+	case p.m == ElectedBeforeMajority && c.Assign != nil:
+		all := s.Voters
+		n, out := facts.Apply(fencedOnly(s), c)
+		if out.Refused == "" {
+			n.Voters = all
+		}
+		return n, out
 	}
 	n, out := facts.Apply(s, c)
 	if p.m == TwoVotersAtOnce {
@@ -48,41 +138,62 @@ func (p planted) apply(s facts.State, c facts.Command) (facts.State, facts.Outco
 	return n, out
 }
 
-// Mutations are all of them.
-func Mutations() []Mutation {
-	var all []Mutation
-	for m := None + 1; int(m) < len(names()); m++ {
-		all = append(all, m)
+// fencedOnly is a state in which nobody votes but who has fenced.
+func fencedOnly(s facts.State) facts.State {
+	if len(s.Primary.Fence) > 0 {
+		s.Voters.Stores = slices.DeleteFunc(slices.Clone(s.Voters.Stores), func(v string) bool { _, ok := s.Primary.Fence[v]; return !ok })
 	}
+	return s
+}
+
+// observe is an observation with what some mutations make of it.
+func (p planted) observe(o decide.Observation) decide.Observation {
+	switch p.m {
+	case ElectedBeforeMajority:
+		if o.State.Primary.Phase == facts.PhaseFencing {
+			o.State = fencedOnly(o.State)
+		}
+	case LeavingIgnored:
+		o.State.Leaving = maps.Clone(o.State.Leaving)
+		maps.DeleteFunc(o.State.Leaving, func(_ string, l facts.Leaving) bool { return l.Kind == facts.LeavingRestarting })
+	case SilenceBeforeListening:
+		o.Began = o.Began.AddDate(-1, 0, 0)
+	case SilenceByLeaderAlone:
+		own := o.Reports[o.SelfStore].Report.Hears
+		for s, h := range o.Reports {
+			if s != o.State.Primary.Store {
+				h.Report.Hears = own
+				o.Reports[s] = h
+			}
+		}
+	}
+	return o
+}
+
+// made is a lineage up to the epoch that wrote the last byte of a log.
+func made(l pos.Lineage, log wal) pos.Lineage {
+	if len(log.recs) == 0 {
+		return l
+	}
+	e := log.recs[len(log.recs)-1].epoch
+	n := 1
+	for n < len(l) && l[n].Epoch.Compare(e) <= 0 {
+		n++
+	}
+	return l[:min(n, len(l))]
+}
+
+// voters are who counts.
+func (p planted) voters(s facts.State) []string {
+	if p.m != NoVoteCounted {
+		return s.Voters.Stores
+	}
+	all := slices.Clone(s.Voters.Stores)
+	for store, m := range s.Members {
+		if s.Policy.Of(m.Name).NoVote && !s.IsVoter(store) {
+			all = append(all, store)
+		}
+	}
+	slices.Sort(all)
 	return all
 }
-
-func names() []string {
-	return []string{
-		"None", "FenceNotFsynced", "OwnCopyAfterFence", "OldEpochAccepted", "OrderByLSN", "WipedVoterVotes",
-		"PromoteBeforeReplay", "TimelineReused", "TwoVotersAtOnce", "OpenWithoutMajority", "OpenOnStaleRead", "FollowWithoutFork",
-		"AckBeforeAdoption", "FenceReportedEarlier",
-	}
-}
-
-// String is the mutation's name.
-func (m Mutation) String() string { return names()[m] }
-
-// Scenario is the kind of runs in which the mutation does harm soonest.
-func (m Mutation) Scenario() uint64 {
-	switch m {
-	case OwnCopyAfterFence, AckBeforeAdoption, FenceReportedEarlier:
-		return 0
-	case TimelineReused, OpenWithoutMajority, FollowWithoutFork:
-		return 1
-	case OldEpochAccepted, PromoteBeforeReplay:
-		return 2
-	case FenceNotFsynced, OpenOnStaleRead, OrderByLSN:
-		return 3
-	}
-	return 4
-}
-
-// Sticks tells whether the mutation harms only by keeping the group from
-// becoming whole: what it breaks is caught before anything is lost.
-func (m Mutation) Sticks() bool { return m == FollowWithoutFork }

@@ -24,6 +24,7 @@ type node struct {
 	dir    directory
 	coming comeback
 
+	host   host
 	daemon *daemon
 	pg     *server
 	lives  int // of the daemon
@@ -55,7 +56,8 @@ type spool struct {
 	lineage pos.Lineage
 	log     wal // base 0: there is none yet
 	durable pos.LSN
-	fed     bool // a walreceiver's flush may have been acknowledged
+	before  pos.Lineage // the lineage that is on disk, where a mutation skips the fsync
+	fed     bool        // a walreceiver's flush may have been acknowledged
 }
 
 func (s *spool) raise(e pos.Epoch, durably bool) {
@@ -78,6 +80,9 @@ func (s *spool) adopt(l pos.Lineage, f pos.Epoch) error {
 			return fmt.Errorf("the histories part at %s, below the log", fork)
 		}
 		s.log = s.log.cut(fork)
+	}
+	if last := s.lineage; len(last) != len(l) {
+		s.before = last
 	}
 	s.lineage, s.durable = l, s.log.end
 	s.raise(f, true)
@@ -113,9 +118,16 @@ type daemon struct {
 	born time.Duration
 	life int
 
-	recv  receiver
-	run   *run // while this node is the primary
-	heard map[string]decide.Heard
+	recv    receiver
+	run     *run // while this node is the primary
+	heard   map[string]*hearing
+	seq     uint64
+	dialing [maxNodes]bool
+	awake   time.Duration // for how long it has listened
+	ticked  time.Duration
+	beganAt time.Duration // by the host's clock
+	epoch   epochSeen
+	leaving map[string]leavingSeen
 
 	agent    *proc
 	control  *proc
@@ -124,8 +136,11 @@ type daemon struct {
 	replay   time.Duration // since when the standby is stuck
 	stuckAt  pos.LSN
 	copying  pos.Epoch
-	transfer time.Time
+	transfer time.Duration // by the host's clock
 	boot     []*proc
+	clearing bool
+	leaves   bool          // it has announced that it goes away
+	hung     time.Duration // since when the disk does not answer
 }
 
 func (d *daemon) state() facts.State { return d.w.ledger.states[d.n.applied] }
@@ -133,6 +148,7 @@ func (d *daemon) alive() bool        { return d.n.daemon == d }
 
 // changed wakes who waits for the ledger.
 func (d *daemon) changed() {
+	d.seen()
 	d.agent.wake()
 	d.control.wake()
 }
@@ -140,6 +156,7 @@ func (d *daemon) changed() {
 // spawn starts a proc that dies with the daemon.
 func (d *daemon) spawn(fn func(p *proc)) *proc {
 	p := d.w.spawn(fn)
+	p.n = d.n
 	d.boot = append(d.boot, p)
 	return p
 }
@@ -158,7 +175,11 @@ func (d *daemon) step(p *proc) error {
 			}
 		})
 	}
-	return p.rest(w.between(200*time.Microsecond, 2*time.Millisecond))
+	for end := w.now + d.n.disk(200*time.Microsecond, 2*time.Millisecond); ; { // whoever wakes it does not make the disk faster
+		if err := p.rest(end - w.now); err != nil || w.now >= end || d.n.host.stuck <= w.now {
+			return err
+		}
+	}
 }
 
 // start boots the daemon, if it does not run.
@@ -167,8 +188,10 @@ func (n *node) start() {
 	if n.daemon != nil {
 		return
 	}
+	n.boot()
 	n.lives++
-	d := &daemon{w: w, n: n, born: w.now, life: n.lives, heard: map[string]decide.Heard{}, role: decide.RoleNone}
+	d := &daemon{w: w, n: n, born: w.now, life: n.lives, heard: map[string]*hearing{}, role: decide.RoleNone,
+		beganAt: n.clock(), ticked: n.clock(), transfer: n.clock() - time.Minute, leaving: map[string]leavingSeen{}}
 	n.daemon = d
 	d.server.State = decide.ServerAbsent
 	if n.kind == facts.KindWitness {
@@ -181,11 +204,20 @@ func (n *node) start() {
 	if n.pg != nil {
 		n.pg.adopt(d)
 	}
+	d.seen()
 	w.trace("%s: start, store %s", n.name, n.sp.store)
 	d.agent = d.spawn(d.follow)
 	d.control = d.spawn(d.decide)
 	d.reports()
 	d.recv.lazily()
+}
+
+// back starts a node that was lost: the host is there before its daemon.
+func (n *node) back() {
+	n.boot()
+	if n.daemon == nil {
+		n.w.after(n.w.between(0, 300*time.Millisecond), n.start)
+	}
 }
 
 // unmark forgets that the directory held what nobody else has: it is of the
@@ -238,13 +270,18 @@ func (n *node) crash(host bool) {
 		for _, p := range d.boot {
 			p.kill()
 		}
+		if !host {
+			n.hangUp()
+		}
 	}
+	n.host.frozen = 0
 	if n.pg != nil && !host {
 		n.pg.orphaned()
 	}
 	if !host {
 		return
 	}
+	n.host.up, n.host.paused, n.host.dropped = false, 0, n.w.now
 	if n.pg != nil {
 		n.pg.end()
 	}
@@ -254,6 +291,12 @@ func (n *node) crash(host bool) {
 		n.sp.log = n.sp.log.cut(max(n.sp.durable, n.sp.log.recordEnd(n.sp.log.end)))
 	}
 	n.sp.fence = n.sp.kept
+	if w.mut.on(AdoptionNotFsynced) && len(n.sp.before) > 0 {
+		n.sp.lineage = n.sp.before
+	}
+	if w.mut.on(MarkNotFsynced) {
+		n.marked = nil
+	}
 	if n.dir.state == dirCluster {
 		n.dir.wal = n.dir.wal.cut(w.some(n.dir.flushed, n.dir.wal.end))
 		if n.dir.recovery {

@@ -16,8 +16,9 @@ type server struct {
 	d       *daemon   // whose guard connection is up; nil when orphaned
 
 	// A primary's.
-	lease     time.Duration // until when it may run
+	lease     time.Duration // until when it may run, by the host's clock
 	contact   time.Duration // of the last renewal
+	until     time.Duration // end of an announced restart
 	open      bool          // ordinary clients are let in
 	stopping  bool
 	source    *run // our receiver
@@ -59,13 +60,14 @@ func (s *server) end() {
 func (s *server) orphaned() {
 	s.d, s.source = nil, nil
 	s.disconnect()
-	s.lease = min(s.lease, s.n.w.now+orphan)
+	s.lease = min(s.lease, s.n.clock()+orphan)
+	s.lease = max(s.lease, s.until)
 }
 
 // adopt is what it does when another one connects.
 func (s *server) adopt(d *daemon) {
 	s.d = d
-	s.lease = s.contact + isolation
+	s.lease = max(s.contact+isolation, s.until)
 }
 
 func (s *server) renew(contact time.Duration) {
@@ -75,10 +77,10 @@ func (s *server) renew(contact time.Duration) {
 
 // guard ends a primary whose lease is over.
 func (s *server) guard() {
-	s.n.w.after(25*time.Millisecond, func() {
+	s.n.after(25*time.Millisecond, func() {
 		switch {
 		case !s.runs():
-		case s.n.w.now > s.lease:
+		case s.n.clock() > s.lease:
 			s.n.w.trace("%s: the lease of epoch %s is over", s.n.name, s.epoch)
 			s.end()
 		default:
@@ -91,10 +93,10 @@ func (s *server) guard() {
 func (n *node) launchPrimary(d *daemon, e pos.Epoch) *server {
 	s := &server{n: n, primary: true, epoch: e, d: d}
 	n.pg = s
-	s.renew(n.w.now)
+	s.renew(n.clock())
 	s.guard()
 	n.dir.recovery, n.dir.clean = false, false
-	n.w.after(n.w.between(10*time.Millisecond, 80*time.Millisecond), func() {
+	n.after(n.w.between(10*time.Millisecond, 80*time.Millisecond), func() {
 		if s.runs() {
 			n.dir.wal = n.dir.wal.cutRecords(n.dir.wal.end)
 			n.dir.applied, n.dir.flushed = n.dir.wal.cut(n.dir.wal.end), n.dir.wal.end
@@ -115,7 +117,7 @@ func (n *node) launchStandby(d *daemon) *server {
 		n.dir.minRec, n.dir.minTLI = n.dir.applied.end, n.dir.tli
 	}
 	n.dir.recovery, n.dir.clean = true, false
-	n.w.after(n.w.between(10*time.Millisecond, 80*time.Millisecond), func() {
+	n.after(n.w.between(10*time.Millisecond, 80*time.Millisecond), func() {
 		if s.runs() {
 			s.ready = true
 			s.replayTo = n.dir.wal.end
@@ -128,7 +130,7 @@ func (n *node) launchStandby(d *daemon) *server {
 
 // poll makes a standby look for log now and then.
 func (s *server) poll() {
-	s.n.w.after(30*time.Millisecond, func() {
+	s.n.after(30*time.Millisecond, func() {
 		if s.runs() && !s.primary {
 			s.pull()
 			s.poll()
@@ -151,7 +153,7 @@ func (s *server) promote(e pos.Epoch, t pos.Timeline) pos.LSN {
 
 // work is the clients of an open primary.
 func (s *server) work() {
-	s.n.w.after(s.n.w.between(10*time.Millisecond, 90*time.Millisecond), func() {
+	s.n.after(s.n.w.between(10*time.Millisecond, 90*time.Millisecond), func() {
 		if s.runs() && s.open && !s.stopping {
 			s.insert(true)
 			s.work()
@@ -186,7 +188,7 @@ func (s *server) flush() {
 	}
 	s.flushing = true
 	upto := n.dir.wal.end
-	n.w.after(n.w.between(200*time.Microsecond, n.w.disk), func() {
+	n.after(n.disk(200*time.Microsecond, n.w.disk), func() {
 		s.flushing = false
 		if !s.runs() {
 			return
@@ -280,7 +282,7 @@ func (s *server) disconnect() {
 // pull takes what the daemon gives.
 func (s *server) pull() {
 	n, d := s.n, s.n.daemon
-	if !s.ready || d == nil {
+	if !s.ready || d == nil || !n.runs() {
 		return
 	}
 	if s.rcv == nil || s.rcv.d != d {
@@ -334,7 +336,12 @@ func (s *server) report() {
 		if !c.reported {
 			flushed = s.n.dir.applied.end
 		}
-		c.d.recv.report(c, flushed, s.n.dir.applied.end)
+		applied := s.n.dir.applied.end
+		s.n.later(true, func() {
+			if c.d.alive() {
+				c.d.recv.report(c, flushed, applied)
+			}
+		})
 	}
 }
 
@@ -349,7 +356,7 @@ func (s *server) replay() {
 	if n.w.chance(0.02) {
 		pause = n.w.between(20*time.Millisecond, n.w.lag)
 	}
-	n.w.after(pause, func() {
+	n.after(pause, func() {
 		s.replaying = false
 		if !s.runs() || s.primary {
 			return

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"slices"
+	"sort"
 	"time"
 
 	"understudy/failover/decide"
@@ -22,6 +24,22 @@ type run struct {
 	atOnce  map[string]bool
 	members uint64
 	links   []*link
+	marks   []flushMark
+}
+
+// flushMark is when the daemon saw that its server had flushed up to a place.
+type flushMark struct {
+	at    pos.LSN
+	clock time.Duration
+}
+
+// flushedAt is when all below to was seen to be flushed.
+func (r *run) flushedAt(to pos.LSN) time.Duration {
+	i := sort.Search(len(r.marks), func(i int) bool { return r.marks[i].at >= to })
+	if i == len(r.marks) {
+		return 0
+	}
+	return r.marks[i].clock
 }
 
 // link is the way to one peer.
@@ -61,7 +79,7 @@ func (r *run) setState(st facts.State) {
 		return
 	}
 	r.members = st.MembersVersion
-	r.count.SetVoters(st.Voters.Version, st.Voters.Stores)
+	r.count.SetVoters(st.Voters.Version, r.d.w.mut.voters(st))
 	clear(r.atOnce)
 	for _, v := range st.Voters.Stores {
 		r.atOnce[v] = len(st.Voters.Stores) <= 3
@@ -93,8 +111,13 @@ func (r *run) received() {
 	if r.stopped || pg == nil || !pg.primary {
 		return
 	}
+	if until := r.d.n.halted(true); until > r.d.w.now {
+		r.d.n.later(true, r.received)
+		return
+	}
 	if f := r.d.n.dir.flushed; f > r.end {
 		r.end = f
+		r.marks = append(r.marks, flushMark{f, r.d.n.clock()})
 		r.count.Durable(r.d.n.sp.store, f)
 	}
 	r.advance()
@@ -114,7 +137,7 @@ func (r *run) ship(l *link) {
 			to = l.at + 1 + pos.LSN(r.d.w.rng.IntN(int(to-l.at)))
 		}
 		to = min(to, l.at+4096)
-		r.send(l, frame{p: r.d.n.dir.wal.slice(l.at, to)})
+		r.send(l, frame{p: r.d.n.dir.wal.slice(l.at, to), flushed: r.flushedAt(to)})
 		l.at = to
 	}
 }
@@ -137,12 +160,12 @@ func (r *run) tick() {
 		case l.up && w.now-l.heard > time.Second:
 			l.up, l.since, l.applied = false, w.now, 0
 		case l.up:
-			r.send(l, frame{beat: w.now})
+			r.send(l, frame{beat: r.d.n.clock()})
 		case w.now-l.tried > 250*time.Millisecond:
 			r.dial(l)
 		}
 	}
-	w.after(100*time.Millisecond, r.tick)
+	r.d.after(100*time.Millisecond, r.tick)
 }
 
 func (r *run) dial(l *link) {
@@ -170,7 +193,7 @@ func (d *daemon) welcomed(h hello, store string, wel welcome) {
 			return
 		}
 		l.up, l.since, l.heard, l.at, l.n = true, d.w.now, d.w.now, wel.resume, 0
-		r.send(l, frame{beat: d.w.now})
+		r.send(l, frame{beat: d.n.clock()})
 		r.ship(l)
 	}
 }
@@ -186,6 +209,9 @@ func (d *daemon) acked(a ack) {
 			continue
 		}
 		l.heard, l.applied = d.w.now, a.applied
+		if a.beat != 0 && d.w.mut.on(LeaseByReceipt) {
+			a.beat = d.n.clock()
+		}
 		l.contact = max(l.contact, a.beat)
 		if r.count.Durable(a.store, min(a.durable, r.end)) {
 			r.advance()
@@ -214,7 +240,7 @@ func (r *run) advance() {
 func (r *run) contactAt() time.Duration {
 	need := r.count.Needed() - 1
 	if need <= 0 {
-		return r.d.w.now
+		return r.d.n.clock()
 	}
 	var best []time.Duration
 	for _, l := range r.links {
@@ -222,18 +248,11 @@ func (r *run) contactAt() time.Duration {
 			best = append(best, l.contact)
 		}
 	}
-	for range need - 1 { // at most two peers
-		if len(best) == 2 {
-			best[0] = min(best[0], best[1])
-		}
-	}
-	if need == 1 && len(best) == 2 {
-		best[0] = max(best[0], best[1])
-	}
 	if len(best) < need {
 		return 0
 	}
-	return best[0]
+	slices.Sort(best)
+	return best[len(best)-need]
 }
 
 // stop ends counting at once.
@@ -260,6 +279,6 @@ func (r *run) say(rep *decide.Report) {
 			state = "refused"
 		}
 		rep.Links = append(rep.Links, decide.Link{Peer: r.d.w.nodes[l.node].name, State: state,
-			Since: r.d.w.at(l.since), Sent: l.at, Acked: r.count.Acked(l.store), Applied: l.applied})
+			Since: r.d.n.wall().Add(l.since - r.d.w.now), Sent: l.at, Acked: r.count.Acked(l.store), Applied: l.applied})
 	}
 }

@@ -2,7 +2,9 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"iter"
+	"runtime/debug"
 	"time"
 )
 
@@ -14,6 +16,7 @@ import (
 // cause. One that is killed, as by a crash, never runs again.
 type proc struct {
 	w     *world
+	n     *node // whose daemon it is of, if of one
 	next  func() (struct{}, bool)
 	stop  func()
 	yield func(struct{}) bool
@@ -36,7 +39,7 @@ func (w *world) spawn(fn func(p *proc)) *proc {
 		defer func() {
 			p.done = true
 			if r := recover(); r != nil && r != any(errKilled) {
-				panic(r)
+				panic(fmt.Sprintf("%v\n%s", r, debug.Stack()))
 			}
 		}()
 		fn(p)
@@ -47,9 +50,14 @@ func (w *world) spawn(fn func(p *proc)) *proc {
 }
 
 func (p *proc) resume(gen uint64) {
-	if !p.done && !p.dead && p.gen == gen {
-		p.next()
+	if p.done || p.dead || p.gen != gen {
+		return
 	}
+	if p.n != nil && p.n.halted(true) > p.w.now {
+		p.n.later(true, func() { p.resume(gen) })
+		return
+	}
+	p.next()
 }
 
 // kill ends the proc where it waits. It must not be called by the proc itself.

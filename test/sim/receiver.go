@@ -3,6 +3,7 @@ package sim
 import (
 	"time"
 
+	"understudy/failover/decide"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
 )
@@ -20,6 +21,18 @@ type receiver struct {
 	atOnce    bool
 	elected   pos.LSN
 	syncing   bool
+	last      decide.Stream
+	moved     time.Duration // when committed last moved, by this host's clock
+}
+
+// stream is what came last of the primary's log.
+func (r *receiver) stream() *decide.Stream {
+	if r.last.Epoch.IsZero() || r.d.run != nil || r.d.w.mut.on(VetoIgnored) {
+		return nil
+	}
+	s := r.last
+	s.Moved = r.d.n.clock() - r.moved
+	return &s
 }
 
 // stream is an accepted connection from a primary.
@@ -48,7 +61,8 @@ type frame struct {
 	id, n     int
 	epoch     pos.Epoch
 	p         piece
-	beat      time.Duration // when the heartbeat was sent
+	beat      time.Duration // when the heartbeat was sent, by the sender's clock
+	flushed   time.Duration // when the primary's server had flushed the piece, by the same
 	committed pos.LSN
 }
 
@@ -84,8 +98,8 @@ func (r *receiver) greet(from int, h hello) {
 	if sp.lineage.Last() != h.lineage.Last() {
 		r.held = true
 	}
-	d.w.after(d.w.between(300*time.Microsecond, 4*time.Millisecond), func() {
-		if d.alive() && r.cur == s {
+	d.after(d.n.disk(300*time.Microsecond, 4*time.Millisecond), func() {
+		if r.cur == s {
 			r.prepare(s)
 		}
 	})
@@ -109,7 +123,9 @@ func (r *receiver) prepare(s *stream) {
 		return
 	}
 	if sp.log.base == 0 {
-		base := d.w.nodes[s.from].dir.wal.recordEnd(h.end - min(h.end, 400))
+		// Not beyond what is committed: from there on its word counts.
+		from := min(h.end, max(h.committed, h.lineage.Last().Start))
+		base := d.w.nodes[s.from].dir.wal.recordEnd(from - min(from, 400))
 		sp.log = wal{base: base, end: base}
 		sp.durable = base
 	}
@@ -117,6 +133,7 @@ func (r *receiver) prepare(s *stream) {
 	r.fed = min(r.fed, sp.log.end)
 	r.committed = max(min(r.committed, sp.log.end), h.committed)
 	r.elected, r.atOnce, r.held = 0, h.atOnce, false
+	r.last = decide.Stream{Epoch: h.epoch}
 	w := welcome{resume: sp.log.end, mark: sp.log.mark(sp.log.end), empty: len(sp.log.recs) == 0}
 	d.w.net.send(d.n.i, s.from, func(p *daemon) { p.welcomed(h, sp.store, w) })
 	d.feed()
@@ -143,8 +160,14 @@ func (r *receiver) take(from int, f frame) {
 		}
 		sp.log = joined
 	}
-	r.committed = max(r.committed, f.committed)
+	if f.p.to > f.p.from {
+		r.last.Epoch, r.last.Flushed = f.epoch, max(r.last.Flushed, f.flushed)
+	}
+	if f.committed > r.committed {
+		r.committed, r.moved = f.committed, d.n.clock()
+	}
 	if f.beat != 0 {
+		d.w.check.beat(s.hello.epoch, sp.store, f.beat)
 		r.ack(f.beat)
 	}
 	r.sync()
@@ -169,10 +192,7 @@ func (r *receiver) sync() {
 	if r.fedSoon() {
 		patience = 5 * time.Millisecond
 	}
-	d.w.after(patience, func() {
-		if !d.alive() {
-			return
-		}
+	d.after(patience, func() {
 		if patience > 0 && r.fed >= sp.log.end {
 			r.syncing = false // the walreceiver was first
 			return
@@ -184,11 +204,8 @@ func (r *receiver) sync() {
 func (r *receiver) fsync() {
 	d, sp := r.d, &r.d.n.sp
 	upto, lineage := sp.log.end, sp.lineage.Last()
-	d.w.after(d.w.between(300*time.Microsecond, d.w.disk), func() {
+	d.after(d.n.disk(300*time.Microsecond, d.w.disk), func() {
 		r.syncing = false
-		if !d.alive() {
-			return
-		}
 		if lineage == sp.lineage.Last() {
 			sp.durable = max(sp.durable, min(upto, sp.log.end))
 		}
@@ -199,10 +216,7 @@ func (r *receiver) fsync() {
 
 // lazily syncs what only the walreceiver has made durable.
 func (r *receiver) lazily() {
-	r.d.w.after(200*time.Millisecond, func() {
-		if !r.d.alive() {
-			return
-		}
+	r.d.after(200*time.Millisecond, func() {
 		if sp := &r.d.n.sp; !r.syncing && sp.durable < sp.log.end {
 			r.syncing = true
 			r.fsync()
@@ -270,7 +284,7 @@ func (r *receiver) report(c *walreceiver, flushed, applied pos.LSN) {
 	r.applied = applied
 	counted := pos.LSN(0)
 	switch {
-	case !c.reported:
+	case !c.reported && !r.d.w.mut.on(FirstFlushCounted):
 		c.first = flushed
 	case flushed > c.first:
 		counted = min(flushed, c.sent)

@@ -143,7 +143,7 @@ func (d *daemon) leased(p *proc, s *server, ok func() bool) error {
 		if !s.runs() {
 			return errEnded
 		}
-		s.renew(d.w.now)
+		s.renew(d.n.clock())
 		if err := p.sleep(5 * time.Millisecond); err != nil {
 			return err
 		}
@@ -208,7 +208,14 @@ func (d *daemon) elect(p *proc, st facts.State, e pos.Epoch) error {
 	if d.w.mut.on(PromoteBeforeReplay) {
 		end = n.dir.applied.end
 	}
+	at, moved := n.dir.applied.end, d.w.now
 	for n.dir.applied.end != end {
+		if n.dir.applied.end != at {
+			at, moved = n.dir.applied.end, d.w.now
+		}
+		if d.w.now-moved > 10*time.Second {
+			return fmt.Errorf("stands at %s and does not replay up to %s", at, end)
+		}
 		if !s.runs() {
 			return errEnded
 		}
@@ -244,7 +251,7 @@ func (d *daemon) promote(p *proc, st facts.State, e pos.Epoch) error {
 		return errors.New("the standby is not where the ledger records the start")
 	}
 	s.primary, s.epoch = true, e
-	s.renew(d.w.now)
+	s.renew(d.n.clock())
 	s.guard()
 	d.server.State, d.server.StartedEpoch = decide.ServerStarting, e
 	if err := d.step(p); err != nil {
@@ -266,6 +273,9 @@ func (d *daemon) promote(p *proc, st facts.State, e pos.Epoch) error {
 // ends.
 func (d *daemon) serve(p *proc, st facts.State, e pos.Epoch, adopted bool) error {
 	n, s := d.n, d.n.pg
+	if s == nil { // it ended just now
+		return errEnded
+	}
 	from := st.Primary.Start
 	if adopted {
 		from = n.dir.flushed
@@ -350,6 +360,7 @@ func (d *daemon) attend(p *proc, s *server, r *run, e pos.Epoch) error {
 				proposing = false
 			})
 		}
+		d.isBack()
 		if err := p.sleep(100 * time.Millisecond); err != nil {
 			return err
 		}
@@ -359,6 +370,17 @@ func (d *daemon) attend(p *proc, s *server, r *run, e pos.Epoch) error {
 		if c := r.contactAt(); c != 0 {
 			s.renew(c)
 		}
+	}
+}
+
+// isBack takes back what an earlier life of the daemon announced.
+func (d *daemon) isBack() {
+	if _, left := d.state().Leaving[d.n.sp.store]; left && !d.leaves && !d.clearing {
+		d.clearing = true
+		d.spawn(func(q *proc) {
+			d.propose(q, 2*time.Second, facts.Command{ClearLeaving: &facts.ClearLeaving{Store: d.n.sp.store}})
+			d.clearing = false
+		})
 	}
 }
 

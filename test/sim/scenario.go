@@ -19,6 +19,10 @@ type scenario struct {
 	disk    time.Duration // longest fsync
 	lag     time.Duration // longest pause of a replay
 	weights [actions]int
+	// groups are the nodes that a group may have.
+	groups [][]string
+	// policy is what the operator decided.
+	policy func(w *world, p *facts.Policy)
 }
 
 // The things that happen.
@@ -39,16 +43,40 @@ const (
 	actOldTail // the primary is lost with a tail; the next one after it, too
 	actHalf    // the primary and the other database lose each other, the witness hears both
 	actBlink   // the daemon of a primary that was replaced meanwhile restarts
+	actSingle  // one fault, measured
+	actCutSome // ways of the primary, for a while
+	actHalfBlink
+	actHalt    // daemons freeze, hosts pause, disks hang
+	actRestart // announced
+	actLeave   // announced
+	actJump    // of a clock
+	actPolicy  // another one
 	actions
 )
 
 // Scenarios is how many kinds of runs there are; a seed is of the kind that it
 // leaves when divided by it.
-const Scenarios = 5
+const Scenarios = 11
+
+// The kinds of runs, by seed modulo Scenarios.
+const (
+	kindMixed = iota
+	kindOrders
+	kindStorm
+	kindLost
+	kindMembers
+	kindSingle
+	kindSilence
+	kindPauses
+	kindClocks
+	kindPolicy
+	kindLarge
+)
 
 // scenarios are the kinds of runs; a seed takes one of them.
 func scenarios() []scenario {
-	calm := scenario{faults: 10, pause: 2500 * time.Millisecond, slow: 2 * time.Millisecond, disk: 4 * time.Millisecond, lag: 200 * time.Millisecond}
+	calm := scenario{faults: 10, pause: 2500 * time.Millisecond, slow: 2 * time.Millisecond, disk: 4 * time.Millisecond, lag: 200 * time.Millisecond,
+		groups: [][]string{{"main", "backup", "witness"}}, policy: sometimesManual}
 	mixed := calm
 	mixed.crashy, mixed.drop, mixed.dup = 0.02, 0.001, 0.01
 	mixed.weights = [actions]int{6, 4, 4, 4, 3, 3, 2, 3, 3, 2, 1, 1, 2, 2, 2, 1}
@@ -64,7 +92,85 @@ func scenarios() []scenario {
 	members := calm
 	members.weights = [actions]int{actWipe: 4, actShrink: 4, actCutPrimary: 2, actPrimaryLost: 2, actStallLedger: 2, actFailover: 1, actSwitchover: 1}
 	members.faults = 8
-	return []scenario{mixed, orders, storm, lost, members}
+	all := []scenario{mixed, orders, storm, lost, members}
+	return append(all, bySelf(calm)...)
+}
+
+// bySelf are the kinds of runs in which the group helps itself.
+func bySelf(calm scenario) []scenario {
+	calm.policy = func(_ *world, p *facts.Policy) { p.RestartGrace, p.StallTimeout = 3*time.Second, 2*time.Second }
+	single := calm
+	single.faults, single.weights = 5, [actions]int{actSingle: 1}
+	silence := calm
+	silence.weights = [actions]int{actCutSome: 10, actHalfBlink: 2, actKillDaemon: 1, actHeal: 1}
+	silence.slow = 10 * time.Millisecond
+	pauses := calm
+	pauses.weights = [actions]int{actHalt: 6, actRestart: 4, actLeave: 3, actKillDaemon: 1, actKillHost: 1, actCutSome: 1}
+	clocks := calm
+	clocks.crashy = 0.01
+	clocks.weights = [actions]int{actJump: 6, actSwitchover: 3, actFailover: 1, actKillHost: 2, actKillDaemon: 2, actCutSome: 3, actRestart: 3, actLeave: 2, actHalt: 2, actStallLedger: 1}
+	policy := calm
+	policy.groups = [][]string{{"main", "backup", "witness"}, {"main", "backup", "witness", "third"}}
+	policy.policy = anyPolicy
+	policy.weights = [actions]int{actKillHost: 3, actKillDaemon: 2, actKillServer: 2, actCutSome: 4, actHalt: 2, actSwitchover: 2, actFailover: 1, actPolicy: 2, actRestart: 1, actWipe: 1}
+	large := policy
+	large.groups = [][]string{{"main", "backup", "third"}, {"main", "backup", "witness", "third"}, {"main", "backup", "witness", "third", "fourth"}}
+	large.policy = func(w *world, p *facts.Policy) { calm.policy(w, p); somePriorities(w, p) }
+	large.crashy = 0.01
+	large.weights = [actions]int{actKillHost: 4, actKillDaemon: 3, actKillServer: 1, actCutSome: 5, actCutOne: 1, actHeal: 1, actHalt: 3, actSwitchover: 2, actWipe: 2, actLeave: 1, actRestart: 1}
+	return []scenario{single, silence, pauses, clocks, policy, large}
+}
+
+func sometimesManual(w *world, p *facts.Policy) {
+	p.RestartGrace, p.StallTimeout = 3*time.Second, 2*time.Second
+	if w.chance(0.5) {
+		p.Failover = facts.FailoverManual
+	}
+}
+
+// anyPolicy is whatever an operator may decide.
+func anyPolicy(w *world, p *facts.Policy) {
+	p.RestartGrace, p.StallTimeout = 2*time.Second, 2*time.Second
+	p.SilenceTimeout = w.between(500*time.Millisecond, 2*time.Second)
+	p.Failover = []facts.FailoverMode{facts.FailoverAutomatic, facts.FailoverAutomatic, facts.FailoverObserve, facts.FailoverManual}[w.rng.IntN(4)]
+	p.Paused = w.chance(0.15)
+	somePriorities(w, p)
+	name := w.nodes[w.rng.IntN(len(w.nodes))].name
+	switch of := p.Of(name); w.rng.IntN(4) {
+	case 0:
+		of.NoFailover = true
+		*p = p.With(name, of)
+	case 1:
+		if len(w.nodes) > 3 {
+			of.NoVote = true
+			*p = p.With(name, of)
+		}
+	case 2:
+		of.ApplyDelay = time.Hour
+		*p = p.With(name, of)
+	}
+}
+
+func somePriorities(w *world, p *facts.Policy) {
+	for _, n := range w.nodes {
+		if n.kind == facts.KindData && w.chance(0.5) {
+			*p = p.With(n.name, facts.NodePolicy{Priority: w.rng.IntN(5)})
+		}
+	}
+}
+
+// decree makes another policy the group's.
+func (w *world) decree() {
+	for _, n := range w.nodes {
+		if d := n.daemon; d != nil && n.runs() {
+			p := facts.DefaultPolicy()
+			w.scene.policy(w, &p)
+			d.spawn(func(q *proc) {
+				d.propose(q, time.Second, facts.Command{SetPolicy: &facts.SetPolicy{Expect: d.state().Policy.Version, Policy: p}})
+			})
+			return
+		}
+	}
 }
 
 // drive makes one thing happen after the other, then ends all faults.
@@ -88,28 +194,42 @@ func (w *world) drive(p *proc) {
 }
 
 // attend is an operator who sees that the primary is lost for good, disk and
-// all, which nobody but him can say.
+// all, where the group may not help itself.
 func (w *world) attend(p *proc) {
 	for {
 		p.rest(3 * time.Second)
-		if st := w.ledger.head(); st.Primary.Phase == facts.PhaseOpened && w.check.byStore(st.Primary.Store) == nil {
-			w.order(w.nodes[w.rng.IntN(3)], false)
+		if st := w.ledger.head(); helpless(st) && st.Primary.Phase == facts.PhaseOpened && w.check.byStore(st.Primary.Store) == nil {
+			w.order(w.nodes[w.rng.IntN(len(w.nodes))], false)
 		}
 	}
 }
 
+// helpless tells whether the policy leaves it to an operator who is primary.
+func helpless(st facts.State) bool {
+	if st.Policy.Mode(time.Time{}) != facts.FailoverAutomatic {
+		return true
+	}
+	for _, n := range st.Policy.Nodes {
+		if n.NoFailover || n.NoVote {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *world) act(p *proc, what int) {
-	n := w.nodes[w.rng.IntN(3)]
+	if what >= actSingle {
+		w.actBySelf(p, what)
+		return
+	}
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
 	switch what {
 	case actSwitchover, actFailover:
-		w.order(w.nodes[w.rng.IntN(3)], what == actSwitchover)
+		w.order(n, what == actSwitchover)
 	case actKillDaemon, actKillHost:
 		w.kill(n, what == actKillHost, w.between(20*time.Millisecond, 3*time.Second))
 	case actKillServer:
-		if s := n.pg; s != nil {
-			w.trace("%s: server killed", n.name)
-			s.end()
-		}
+		w.killServer(n)
 	case actCutPrimary:
 		w.cutPrimary(p)
 	case actCutOne:
@@ -117,7 +237,7 @@ func (w *world) act(p *proc, what int) {
 		w.trace("%s: cut off, out %t in %t", n.name, k&1 != 0, k&2 != 0)
 		w.net.isolate(n.i, k&1 != 0, k&2 != 0)
 	case actCutPair:
-		if m := w.nodes[w.rng.IntN(3)]; m != n {
+		if m := w.nodes[w.rng.IntN(len(w.nodes))]; m != n {
 			w.trace("%s does not reach %s", n.name, m.name)
 			w.net.cut[n.i][m.i] = true
 		}
@@ -141,10 +261,43 @@ func (w *world) act(p *proc, what int) {
 	}
 }
 
+func (w *world) actBySelf(p *proc, what int) {
+	switch what {
+	case actSingle:
+		w.single(p)
+	case actCutSome:
+		w.cutSome(p)
+	case actHalfBlink:
+		w.halfBlink(p)
+	case actHalt:
+		w.halt(p)
+	case actRestart:
+		w.restart(p)
+	case actLeave:
+		w.leave(p)
+	case actJump:
+		w.jump()
+	case actPolicy:
+		w.decree()
+	}
+}
+
+// someData is the name of some node with a database.
+func (w *world) someData() string {
+	for {
+		if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.kind == facts.KindData {
+			return n.name
+		}
+	}
+}
+
 func (w *world) kill(n *node, host bool, down time.Duration) {
+	if n.host.paused > w.now {
+		return
+	}
 	w.trace("%s: killed, host %t", n.name, host)
 	n.crash(host)
-	w.after(down, n.start)
+	w.after(down, n.back)
 }
 
 // open is the node that is open, as far as the ledger knows.
@@ -167,7 +320,7 @@ func (w *world) order(at *node, switchover bool) {
 			st = d.state()
 		}
 		o := d.observe(st)
-		req := decide.PlanFailover(o, w.nodes[w.rng.IntN(2)].name, false)
+		req := decide.PlanFailover(o, w.someData(), false)
 		if switchover {
 			req = decide.PlanSwitchover(o, "")
 		}

@@ -30,6 +30,7 @@ type Result struct {
 	Opened  int    // primaries that opened
 	Copies  int    // directories that came back by a copy
 	Ended   time.Duration
+	Outages []Outage
 }
 
 // world is one run.
@@ -42,6 +43,7 @@ type world struct {
 	check    *checks
 	mut      planted
 	scene    scenario
+	kind     int
 	log      io.Writer
 	procs    []*proc
 	crashy   float64
@@ -62,6 +64,9 @@ const settle = 60 * time.Second
 func Run(seed uint64, o Options) Result {
 	w := newWorld(seed, o)
 	w.found()
+	if w.kind == kindClocks {
+		w.setClocks()
+	}
 	for _, n := range w.nodes {
 		n.start()
 	}
@@ -79,22 +84,23 @@ func Run(seed uint64, o Options) Result {
 	for _, p := range w.procs {
 		p.kill()
 	}
-	return Result{Failure: w.check.failure, Stuck: w.check.stuck, Acked: len(w.check.acks), Opened: w.check.opens, Copies: w.check.restores, Ended: w.now}
+	return Result{Failure: w.check.failure, Stuck: w.check.stuck, Acked: len(w.check.acks), Opened: w.check.opens, Copies: w.check.restores, Ended: w.now, Outages: w.check.outages}
 }
 
 func newWorld(seed uint64, o Options) *world {
 	all := scenarios()
-	w := &world{rng: rand.New(rand.NewPCG(seed, 0)), mut: planted{o.Mutation}, log: o.Log, scene: all[seed%Scenarios]}
+	w := &world{kind: int(seed % Scenarios), rng: rand.New(rand.NewPCG(seed, 0)), mut: planted{o.Mutation}, log: o.Log, scene: all[seed%Scenarios]}
 	w.net = &network{w: w, drop: w.scene.drop, dup: w.scene.dup, slow: w.scene.slow}
 	w.crashy, w.disk, w.lag = w.scene.crashy, w.scene.disk, w.scene.lag
 	w.ledger = &ledger{w: w, leader: -1}
-	w.check = &checks{w: w, opened: map[pos.Epoch]opening{}, timelines: map[pos.Timeline]pos.Epoch{}, began: map[pos.Epoch]time.Duration{}}
-	for i, name := range []string{"main", "backup", "witness"} {
+	w.check = &checks{w: w, opened: map[pos.Epoch]opening{}, timelines: map[pos.Timeline]pos.Epoch{}, began: map[pos.Epoch]time.Duration{}, leaving: map[string]time.Duration{}, watch: watch{beats: map[string]time.Duration{}}}
+	groups := w.scene.groups
+	for i, name := range groups[w.rng.IntN(len(groups))] {
 		kind := facts.KindData
-		if i == 2 {
+		if name == "witness" {
 			kind = facts.KindWitness
 		}
-		w.nodes = append(w.nodes, &node{w: w, i: i, name: name, kind: kind, sp: spool{store: name[:1]}})
+		w.nodes = append(w.nodes, &node{w: w, i: i, name: name, kind: kind, sp: spool{store: name[:1]}, host: host{up: true}})
 	}
 	return w
 }
@@ -136,7 +142,14 @@ func (w *world) found() {
 			n.dir = directory{state: dirCluster, wal: base.cut(start), flushed: start, applied: base.cut(start), minRec: start, minTLI: 1, tli: 1, recovery: i > 0, clean: i == 0}
 		}
 	}
-	do(facts.Command{MarkSeeded: &facts.MarkSeeded{Store: w.nodes[1].sp.store, Seeded: true}})
+	for i, n := range w.nodes {
+		if i > 0 && n.kind == facts.KindData {
+			do(facts.Command{MarkSeeded: &facts.MarkSeeded{Store: n.sp.store, Seeded: true}})
+		}
+	}
+	policy := facts.DefaultPolicy()
+	w.scene.policy(w, &policy)
+	do(facts.Command{SetPolicy: &facts.SetPolicy{Expect: l.head().Policy.Version, Policy: policy}})
 	w.nodes[0].marked = &mark{epoch: e, lineage: l.head().Lineage}
 	for _, n := range w.nodes {
 		n.applied = len(l.states) - 1
@@ -158,7 +171,7 @@ func (w *world) at(d time.Duration) time.Time {
 	return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).Add(d)
 }
 
-// time is the present as a time of day; all nodes share it.
+// time is the present as a time of day that is right.
 func (w *world) time() time.Time { return w.at(w.now) }
 
 func (w *world) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }

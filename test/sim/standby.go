@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"understudy/failover/decide"
@@ -84,6 +85,7 @@ func (d *daemon) watch(p *proc, s *server) error {
 		if !s.ready {
 			continue
 		}
+		d.isBack()
 		d.server.State, d.server.Problem, d.server.Timeline = decide.ServerReplica, "", n.dir.tli
 		if s.rcv != nil {
 			d.cameBack(p)
@@ -158,7 +160,7 @@ func (d *daemon) source() (*node, error) {
 }
 
 func (n *node) serves(e pos.Epoch) bool {
-	return n.daemon != nil && n.pg != nil && n.pg.primary && n.pg.open && n.pg.epoch == e
+	return n.runs() && n.pg != nil && n.pg.primary && n.pg.open && n.pg.epoch == e
 }
 
 // transferred waits while a database is copied.
@@ -206,6 +208,8 @@ func (n *node) remains() role.Remains {
 		r.Lineage = n.ownLineage()
 	}
 	if past == role.PastStandby {
+		// The pages are of the timeline that they say, whatever log came since.
+		r.Lineage = slices.DeleteFunc(slices.Clone(r.Lineage), func(e pos.Entry) bool { return e.Timeline > n.dir.minTLI })
 		r.Recovery, r.MinRecovery, r.LogEnd = true, n.dir.minRec, n.dir.minRec
 		return r
 	}
@@ -238,7 +242,7 @@ func (d *daemon) comeBack(p *proc, st facts.State) error {
 		method = role.MethodFollow
 	}
 	opened := st.Primary.Phase == facts.PhaseOpened
-	if method != role.MethodFollow && !opened && !c.spool && d.w.time().Sub(st.Primary.Since) < openAlone {
+	if method != role.MethodFollow && !opened && !c.spool && d.n.wall().Sub(st.Primary.Since) < openAlone {
 		return errors.New("comes back once the primary is open")
 	}
 	c.method = method
