@@ -330,7 +330,11 @@ func TestElect_LongRecovery(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			l := trio(t)
 			l.must(begin(l))
-			l.must(fenced(l, "A", 1<<30), fenced(l, "B", 1<<30))
+			if c.want == "A" {
+				l.must(fenced(l, "A", 1<<30), fenced(l, "B", 1<<30))
+			} else { // it is not even waited for
+				l.must(fenced(l, "B", 1<<30), fenced(l, "W", 1<<30))
+			}
 			l.say("A", func(r *decide.Report) { r.Server.Redo = c.redo })
 			l.say("B", func(r *decide.Report) { r.Server.State, r.Applied = decide.ServerReplica, c.applied })
 			if got := l.fires("assign").Actions[0].Command.Assign.Store; got != c.want {
