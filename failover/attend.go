@@ -46,17 +46,18 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 		}
 	}
 	kick()
-	heard := false
+	heard, declined := false, ""
 	var offline offlineKeeper
 	defer offline.end()
 	for {
 		changed := a.cfg.Ledger.Changed()
 		st := a.cfg.Ledger.State()
 		run.SetState(st)
-		if o := st.Order; o != nil && o.Kind == facts.OrderSwitchover && o.From == a.cfg.Store && o.Epoch == e && st.Primary.Phase == facts.PhaseOpened {
+		if o := st.Order; o != nil && o.Kind == facts.OrderSwitchover && o.From == a.cfg.Store && o.Epoch == e && st.Primary.Phase == facts.PhaseOpened && o.ID != declined {
 			if err := a.freeze(ctx, g, run, *o); err != nil {
 				return err
 			}
+			declined = o.ID // that it is withdrawn may come to be known here later
 		}
 		offline.follow(ctx, a, st.Offline)
 		select {

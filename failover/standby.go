@@ -259,7 +259,6 @@ func (f *following) rests() bool {
 func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 	a.setRole(decide.RoleStandby)
 	f := following{delay: -1, told: -1}
-	a.probed(probe.Replica, g)
 	defer a.probed(probe.Down, nil)
 	defer a.complain("replay", "")
 	defer a.complain("delay", "")
@@ -293,6 +292,9 @@ func (a *Agent) watchStandby(ctx context.Context, g *guard.Client) error {
 		if due {
 			a.lookStandby(ctx, &f)
 			f.looked = time.Now()
+			if f.reads {
+				a.probed(probe.Replica, g) // it may take its time to start
+			}
 			if over, err := a.judgeStandby(ctx, g, &f); over {
 				return err
 			}
