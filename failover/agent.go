@@ -66,6 +66,7 @@ type Agent struct {
 	server  decide.Server
 	roleIs  decide.Role
 	probe   *probe.Watcher
+	out     handedOut
 	openIn  pos.Epoch // newest in which clients were let in here
 	endedAt time.Time // when server.Ended was last moved
 	// electedAt is when this node began to be the primary of its newest epoch.
@@ -147,6 +148,9 @@ func (a *Agent) Server() decide.Server {
 	s := a.server
 	h := a.probe.Latest()
 	s.Failing, s.FailingFor = h.Failing, h.For
+	if s.Failing == "" && a.out.stuck != "" {
+		s.Failing, s.FailingFor = a.out.stuck, time.Since(a.out.since)
+	}
 	if !a.endedAt.IsZero() {
 		s.EndedFor = max(time.Since(a.endedAt), 1)
 	}
@@ -177,6 +181,8 @@ func (a *Agent) Problems() map[string]string {
 	}
 	if h.Failing != "" {
 		out["failing"] = h.Failing
+	} else if a.out.stuck != "" {
+		out["failing"] = a.out.stuck
 	}
 	return out
 }
@@ -362,13 +368,18 @@ func (a *Agent) inside(ctx context.Context, as role.Assignment) {
 
 // ended says that the server of an epoch of ours will not write again.
 func (a *Agent) ended(e pos.Epoch, err error) {
+	again := false
 	a.set(func(s *decide.Server) {
+		again = s.Ended == e
 		if s.Ended.Less(e) {
 			s.Ended, a.endedAt = e, time.Now()
 		}
 		s.State = decide.ServerStopped
 		s.Problem = err.Error()
 	})
+	if again {
+		return // said already
+	}
 	severity := facts.SeverityError
 	if errors.Is(err, errFrozen) {
 		severity = facts.SeverityInfo

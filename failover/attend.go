@@ -107,6 +107,7 @@ func (a *Agent) housekeep(ctx context.Context, run PrimaryRun, e pos.Epoch) {
 	if err := a.applyDurability(ctx, st, run, e, f.Flush); err != nil && ctx.Err() == nil {
 		a.log.Warn("apply the durability", "durability", st.Policy.Durability, "error", err)
 	}
+	a.set(func(*decide.Server) { a.out.look(run.Received(), f.Flush, time.Now(), st.Policy.StallTimeout) })
 	a.set(func(v *decide.Server) { v.Redo, v.Timeline, v.Written = f.Redo, f.Timeline, f.Flush })
 	if n, err := a.cfg.Server.EndImpostors(ctx); err == nil && n > 0 {
 		a.cfg.Notify("impostor", facts.SeverityError, fmt.Sprintf("%d replication connections of others used the name of this epoch's receiver and were ended", n), e)

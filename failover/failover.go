@@ -51,6 +51,8 @@ type PrimaryRun interface {
 	SetAsync(async bool)
 	// WaitCommitted waits until a majority holds everything below lsn.
 	WaitCommitted(ctx context.Context, lsn pos.LSN) error
+	// Received is the end of the log that the server has handed out.
+	Received() pos.LSN
 	// Contact is the boot-time clock at which the last heartbeat was sent that a
 	// majority has answered.
 	Contact() time.Duration

@@ -74,11 +74,24 @@ func (a *Agent) handOver(g *guard.Client, run PrimaryRun, o facts.Order) error {
 	a.set(func(v *decide.Server) { v.State = decide.ServerLocked })
 	a.step("frozen")
 	began := time.Now()
-	a.stopServer(g, guard.Fast, freezeStop)
+	a.endServer(g, guard.Fast, freezeStop)
+	if exited(g) {
+		a.ended(o.Epoch, errFrozen) // first of all: others wait for this word
+	}
 	run.Stop()
 	a.step("stopped")
 	a.note(o.Epoch, facts.StepStopped, fmt.Sprintf("in %d ms", time.Since(began).Milliseconds()))
 	return errFrozen
+}
+
+// exited tells whether a server and all its processes have ended.
+func exited(g *guard.Client) bool {
+	select {
+	case <-g.Exited():
+		return true
+	default:
+		return false
+	}
 }
 
 // stillOrdered asks a majority whether the order stands, so that a server is

@@ -334,6 +334,9 @@ func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e po
 	err = a.attend(ctx, g, run, e)
 	switch cause := context.Cause(ctx); {
 	case ctx.Err() == nil:
+		if exited(g) {
+			a.ended(e, err) // first of all: others wait for this word
+		}
 		stop()
 		a.stopServer(g, guard.Immediate, 10*time.Second)
 		return err
@@ -502,18 +505,32 @@ func (a *Agent) leaveRunning(g *guard.Client) {
 	g.Detach()
 }
 
-// stopServer ends the server in the given mode, by force at the deadline.
+// stopServer ends the server in the given mode, by force at the deadline, and
+// leaves its directory so that nobody starts it for writing.
 func (a *Agent) stopServer(g *guard.Client, mode guard.StopMode, patience time.Duration) {
+	a.endServer(g, mode, patience)
+	a.mu.Lock()
+	done := a.guard != g
+	if !done {
+		a.guard = nil
+	}
+	a.mu.Unlock()
+	if !done {
+		a.clearAway(g)
+	}
+}
+
+// endServer ends the server's processes.
+func (a *Agent) endServer(g *guard.Client, mode guard.StopMode, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := g.Stop(ctx, mode); err != nil {
 		a.log.Warn("stop postgresql", "mode", mode, "error", err)
 	}
-	a.mu.Lock()
-	if a.guard == g {
-		a.guard = nil
-	}
-	a.mu.Unlock()
+}
+
+// clearAway leaves the directory of a server that has ended.
+func (a *Agent) clearAway(g *guard.Client) {
 	if err := a.cfg.Server.Unpermit(); err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.log.Warn("withdraw the permit", "error", err)
 	}

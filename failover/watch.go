@@ -6,6 +6,7 @@ import (
 
 	"understudy/failover/guard"
 	"understudy/failover/probe"
+	"understudy/shipper/pos"
 )
 
 // watchServer begins to probe the disk below the database, and the server while
@@ -29,11 +30,32 @@ func (a *Agent) watchServer(ctx context.Context) {
 	a.mu.Unlock()
 }
 
+// handedOut is how far the server's own sender of log has come, which no commit
+// gets past.
+type handedOut struct {
+	at    pos.LSN
+	since time.Time // it has stood there although there is more
+	stuck string
+}
+
+// look takes what was received of a log that is flushed up to flushed.
+func (h *handedOut) look(received, flushed pos.LSN, now time.Time, stall time.Duration) {
+	switch {
+	case received >= flushed:
+		*h = handedOut{at: received}
+	case received != h.at || h.since.IsZero():
+		*h = handedOut{at: received, since: now}
+	case now.Sub(h.since) > stall:
+		h.stuck = "PostgreSQL does not hand out its log, so no commit returns"
+	}
+}
+
 // probed says what the probes find when all is well: a server that writes, that
 // replays, or none. A nil guard is none.
 func (a *Agent) probed(mode probe.Mode, g *guard.Client) {
 	a.mu.Lock()
 	w := a.probe
+	a.out = handedOut{}
 	a.mu.Unlock()
 	if w == nil {
 		return

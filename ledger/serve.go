@@ -25,8 +25,11 @@ func (l *Ledger) HandlePropose(ctx context.Context, cmd []byte) ([]byte, error) 
 		return encodeOutcome(facts.Outcome{Code: facts.CodeBadCommand, Refused: "a forwarded command needs an id"})
 	}
 	// Decisions compare the ledger's times with the leader's clock, so that
-	// clocks of other hosts shall not be among them.
-	c.At = l.cfg.Now().UTC()
+	// clocks of other hosts shall not be among them. When a step was taken only
+	// the node knows that took it, and no decision looks at that.
+	if c.NotePhase == nil {
+		c.At = l.cfg.Now().UTC()
+	}
 	if cmd, err = facts.EncodeCommand(c); err != nil {
 		return encodeOutcome(facts.Outcome{Code: facts.CodeBadCommand, Refused: err.Error()})
 	}

@@ -71,10 +71,24 @@ func (p pgxConn) Close() {
 // call the writing one an error of its own.
 func statement(m Mode) string {
 	if m == Primary {
-		return "select case when not pg_is_in_recovery() then pg_logical_emit_message(true, 'understudy', 'probe') end"
+		return writing
 	}
 	return "select 1"
 }
+
+// writing puts a few bytes of log out and waits until they are durable here. It
+// is no transaction of the database: it takes no id, waits for no other node,
+// and is in nobody's list of commits. The COMMIT is what makes the server flush.
+const writing = `do $$
+declare at pg_lsn;
+begin
+	if pg_is_in_recovery() then return; end if;
+	at := pg_logical_emit_message(false, 'understudy', 'probe');
+	commit;
+	while pg_current_wal_flush_lsn() < at loop
+		perform pg_sleep(0.02);
+	end loop;
+end $$`
 
 // Server probes one PostgreSQL over one connection that it keeps, so that it
 // can ask when no other is to be had. One goroutine at a time may call Probe
@@ -94,8 +108,8 @@ func NewServer(connect Connect) *Server {
 	return &Server{connect: connect, now: machineTime}
 }
 
-// Probe is one round: on a primary it commits a few bytes of log, which does
-// not wait for other nodes, on a replica it asks. It returns when the server
+// Probe is one round: on a primary a few bytes of log become durable, on a
+// replica it asks. It returns when the server
 // has answered or ctx has ended, so there is never more than one question. A
 // connection that was lost is replaced at once.
 func (s *Server) Probe(ctx context.Context, m Mode) []Finding {
@@ -154,7 +168,7 @@ func (s *Server) Hung() []Finding {
 	if !s.waiting || s.now()-s.since < tellAfter {
 		return nil
 	}
-	return []Finding{{Kind: ServerHung, Text: "PostgreSQL does not answer, or cannot commit", For: s.now() - s.since}}
+	return []Finding{{Kind: ServerHung, Text: "PostgreSQL does not answer, or cannot write its log", For: s.now() - s.since}}
 }
 
 // Close ends the connection; the next Probe makes another.

@@ -22,8 +22,8 @@ type Config struct {
 	// Connect makes the connection to the local server; nil on a witness.
 	Connect Connect
 	// Pace is the time from the end of one round to the next one, by default
-	// DefaultPace. A round costs a primary 112 bytes of log and one transaction
-	// id (at one a second 10 MB and 86,400 ids a day), and each filesystem a
+	// DefaultPace. A round costs a primary about 80 bytes of log (at one a
+	// second 7 MB a day), and each filesystem a
 	// synced write of 4 KiB. It also ends a primary's idleness: see DESIGN.md.
 	Pace time.Duration
 	// Stall is how long a disk or a server may hang; it is asked at each

@@ -37,7 +37,8 @@ const (
 	StepReturned  = "returned" // the old primary is a standby again
 )
 
-// TimedStep is one step of a change. At is the clock of the ledger's leader then.
+// TimedStep is one step of a change. At is the clock of the ledger's leader, or
+// of the node that took the step.
 type TimedStep struct {
 	Name string    `json:"name"`
 	Node string    `json:"node,omitempty"`

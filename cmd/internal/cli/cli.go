@@ -89,6 +89,7 @@ func Commands(opts Options) []*cobra.Command {
 		switchoverCommand(opts), failoverCommand(opts), historyCommand(opts), explainCommand(opts),
 		reseedCommand(opts), offlineCommand(opts), onlineCommand(opts),
 		pauseCommand(opts), resumeCommand(opts), incidentsCommand(opts),
+		stopCommand(opts), restartCommand(opts),
 	}
 	for _, c := range cmds {
 		Prepare(c)

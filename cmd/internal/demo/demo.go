@@ -125,7 +125,7 @@ func (p *Playground) run(ctx context.Context, detach, load bool) error {
 		return err
 	}
 	fmt.Fprintf(p.Out, "Healthy after %.1f s: %s\n\n", time.Since(began).Seconds(), st.Group.Safe.Sentence)
-	p.hints()
+	p.hints(st.Group.Primary)
 	if load {
 		if detach {
 			if err := p.startLoad(); err != nil {
@@ -147,18 +147,21 @@ func (p *Playground) run(ctx context.Context, detach, load bool) error {
 	return p.Stop(context.WithoutCancel(ctx))
 }
 
-func (p *Playground) hints() {
+// hints are what to try first, by which node is primary now.
+func (p *Playground) hints(primary string) {
+	other := nodes[0]
+	if primary == other {
+		other = nodes[1]
+	}
 	fmt.Fprintf(p.Out, `Connect:    psql '%s'
-Status:     %s status --config %s
-Events:     %s events --config %s --follow
-API, feed:  http://127.0.0.1:%d/api/v1/status  ws://127.0.0.1:%d/api/v1/feed
-Try:        kill -9 $(cat %s)
-            %s failover --to backup --config %s
-            %s run --config %s &
-            %s history 1 --config %s
+Status:     %s status --watch --config %s
+Events:     %[2]s events --follow --config %[3]s
+API, feed:  http://127.0.0.1:%[4]d/api/v1/status  ws://127.0.0.1:%[4]d/api/v1/feed
+Try:        kill -9 $(cat %[5]s)    # %[6]s is lost: %[7]s takes over by itself
+            %[2]s history 1 --config %[8]s
+            %[2]s run --config %[9]s &    # it comes back as a standby
 
-`, p.DSN(), p.binary(), p.config("main"), p.binary(), p.config("main"), p.Port+httpOffset, p.Port+httpOffset,
-		p.ownPIDFile("main"), p.binary(), p.config("backup"), p.binary(), p.config("main"), p.binary(), p.config("backup"))
+`, p.DSN(), p.binary(), p.config("witness"), p.Port+httpOffset+2, p.ownPIDFile(primary), primary, other, p.config(other), p.config(primary))
 }
 
 // StartDaemon starts a node's daemon in the background unless it runs.
@@ -212,22 +215,12 @@ func (p *Playground) alive(node, file string) int {
 			return 0
 		}
 		return pid // it is just being started
-	case file == p.ownPIDFile(node) && locked(file):
+	case file == p.ownPIDFile(node) && cli.Held(file):
 		return pid // whatever it was started as
 	case !strings.Contains(string(cmdline), p.config(node)):
 		return 0 // the number belongs to another process now
 	}
 	return pid
-}
-
-// locked tells whether a running daemon holds its own file.
-func locked(file string) bool {
-	f, err := os.Open(file)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
 // exited tells whether a process has ended and only waits to be collected.

@@ -258,6 +258,9 @@ func (r *primaryRun) SetState(s facts.State) {
 	r.SetGroup(peers, s.Voters.Version, s.Voters.Stores, atOnce)
 }
 
+// Received is the end of the log that the server has handed out.
+func (r *primaryRun) Received() pos.LSN { return r.Snapshot().Received }
+
 // Contact is when the last heartbeat was sent that a majority has answered.
 func (r *primaryRun) Contact() time.Duration { return r.Snapshot().Contact }
 

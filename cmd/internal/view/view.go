@@ -263,7 +263,7 @@ func (s *situation) incidents() []Incident {
 			// The ledger keeps a node's complaint under the node's name.
 			same := func(x Incident) bool { return x.Node == m.Name && (x.Key == key || x.Key == m.Name+"/"+key) }
 			if m.fresh() && !slices.ContainsFunc(out, same) {
-				out = append(out, Incident{Key: key, Node: m.Name, Severity: facts.SeverityWarning, Text: text})
+				out = append(out, Incident{Key: key, Node: m.Name, Severity: decide.Severity(key), Text: text})
 			}
 		}
 		if m.foreign {

@@ -275,7 +275,8 @@ var scenarios = []struct {
 			"backup/disk": {Key: "backup/disk", Node: "backup", Severity: facts.SeverityError, Text: "The disk of the spool is 90 % full.", Since: now.Add(-time.Minute)},
 			"b":           {Key: "over", Severity: facts.SeverityWarning, Text: "long over", Until: now.Add(-time.Minute)},
 		}
-		in.Self.Problems = map[string]string{"disk": "The disk of the spool is 91 % full.", "clock": "The clock jumps.\x1b[31m"}
+		in.Self.Problems = map[string]string{"disk": "The disk of the spool is 91 % full.", "clock": "The clock jumps.\x1b[31m",
+			decide.Advice + "unlogged": "Table t is not logged."}
 	}},
 }
 
