@@ -245,6 +245,7 @@ func (a *Agent) Run(ctx context.Context) {
 		a.abandon(context.Cause(ctx))
 		return
 	}
+	a.isBack()
 	var cur life
 	defer func() { cur.end(context.Cause(ctx)) }()
 	var helpers sync.WaitGroup

@@ -70,6 +70,10 @@ type PrimaryRun interface {
 // directory wrote can be compared, replayed or kept.
 var ErrLogGone = errors.New("the log of this database is gone")
 
+// ErrLogDamaged is returned by Plane.RecordEnd when the received log is not one
+// record after the other. Permanent: its bytes have changed since they came.
+var ErrLogDamaged = errors.New("the log is damaged")
+
 // OwnLog is the log in a node's own pg_wal.
 type OwnLog struct {
 	End       pos.LSN // where PostgreSQL's crash recovery would write its next byte
@@ -115,8 +119,8 @@ type Plane interface {
 	// ships: it was elected.
 	Feed(upto pos.LSN)
 	// RecordEnd is the end of the last whole record of the received log that
-	// ends at or below upto; from is a record boundary. It fails when more than
-	// one cut-off record lies between the two.
+	// ends at or below upto; from is a record boundary. ErrLogDamaged is returned
+	// when more than one cut-off record lies between the two.
 	RecordEnd(from, upto pos.LSN) (pos.LSN, error)
 	// Rebase makes the local pg_wal, from the segment of from up to upto, the
 	// received log of this node, durably.

@@ -475,6 +475,14 @@ func (a *Agent) verifySync(ctx context.Context, name string) error {
 	}
 }
 
+// isBack takes back what an earlier daemon announced when it stopped for good.
+// An announced restart is over when a majority answers the server that goes on.
+func (a *Agent) isBack() {
+	if a.cfg.Ledger.State().Leaving[a.cfg.Store].Kind == facts.LeavingStopping {
+		a.clearLeaving()
+	}
+}
+
 func (a *Agent) clearLeaving() {
 	if _, left := a.cfg.Ledger.State().Leaving[a.cfg.Store]; !left {
 		return

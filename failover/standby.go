@@ -219,12 +219,30 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 	if err := a.cfg.Plane.Quarantine(c); err != nil {
 		return nil, fmt.Errorf("check pg_wal against the group's history: %w", err)
 	}
+	if err := a.logIsWhole(c); err != nil {
+		return nil, err
+	}
 	mode := pgctl.Mode{SyncName: pgctl.NoSyncName, MinSettings: c.Standby, PrimaryConninfo: a.cfg.Plane.Conninfo(), RestoreCommand: a.cfg.Plane.Restore(), SlotName: FloorSlot,
 		ApplyDelay: a.delayOf(st)}
 	if err := s.Configure(ctx, mode); err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
 	}
 	return a.launch(ctx, mode, guard.Tag{Role: tagStandby, Store: a.cfg.Store}, a.leaseOf())
+}
+
+// logIsWhole checks the records that the server is about to be given, from
+// where its recovery begins. A store whose log is damaged has lost what it
+// promised to keep, and is given up: another begins, with log from the others.
+func (a *Agent) logIsWhole(c pgctl.Control) error {
+	from, end := c.Redo, a.cfg.Plane.LogEnd()
+	if base := a.cfg.Plane.LogBase(); base == 0 || from < base || from >= end {
+		return nil
+	}
+	_, err := a.cfg.Plane.RecordEnd(from, end)
+	if errors.Is(err, ErrLogDamaged) {
+		return a.cfg.Plane.Renew(fmt.Sprintf("the received log of %s is damaged: %v", a.cfg.Name, err))
+	}
+	return err
 }
 
 // following is what watchStandby remembers of a standby's server.

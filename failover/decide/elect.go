@@ -231,6 +231,10 @@ func (e *election) previous() bool {
 	}
 	why := e.unfit(prev)
 	slow := e.slow(prev)
+	if why == "" && e.failures(prev) >= tooOften && e.other(prev) {
+		e.reject(prev, fmt.Sprintf("was elected %d times in a row and has never opened", e.failures(prev)))
+		return false
+	}
 	if slow != "" && (why == "" || why == notFenced) && e.other(prev) {
 		e.reject(prev, slow)
 		return false
@@ -269,6 +273,23 @@ func (e *election) slow(prev string) string {
 		return ""
 	}
 	return fmt.Sprintf("would have to replay %d MiB of log", (end-rep.Server.Redo)>>20)
+}
+
+// tooOften is how often in a row a store may be elected and not open before
+// somebody else is tried.
+const tooOften = 3
+
+// failures is how often in a row, before this epoch, a store was elected and did
+// not open.
+func (e *election) failures(store string) int {
+	n, name := 0, e.o.name(store)
+	all := e.o.State.Changes
+	for i := len(all) - 2; i >= 0 && !all[i].Opened; i-- {
+		if slices.ContainsFunc(all[i].Steps, func(s facts.TimedStep) bool { return s.Name == facts.StepAssigned && s.Node == name }) {
+			n++
+		}
+	}
+	return n
 }
 
 // other tells whether somebody else could be elected at once.
@@ -316,10 +337,11 @@ func (e *election) unwilling(store string) string {
 }
 
 // byPreference are the stores that fenced, the best candidate first: one that
-// is delayed comes last, one that has much to replay after one that has little,
+// never opens comes last, one that is delayed before it, one that has much to replay after one that has little,
 // then the operator's priority counts, then what is left to replay.
 func (e *election) byPreference() []string {
 	type rank struct {
+		failed  bool
 		delayed bool
 		slow    bool
 		prio    int
@@ -328,7 +350,7 @@ func (e *election) byPreference() []string {
 	ranks, least := map[string]rank{}, uint64(math.MaxUint64)
 	for s, f := range e.p.Fence {
 		p := e.o.State.Policy.Of(e.o.name(s))
-		r := rank{delayed: p.ApplyDelay > 0, prio: p.Priority}
+		r := rank{failed: e.failures(s) >= tooOften, delayed: p.ApplyDelay > 0, prio: p.Priority}
 		if rep, alive := e.o.fresh(s); alive {
 			r.left = f.Pos.LSN.Sub(min(f.Pos.LSN, rep.Applied))
 		}
@@ -344,7 +366,7 @@ func (e *election) byPreference() []string {
 	out := sortedKeys(e.p.Fence)
 	slices.SortStableFunc(out, func(a, b string) int {
 		x, y := ranks[a], ranks[b]
-		return cmp.Or(falseFirst(x.delayed, y.delayed), falseFirst(x.slow, y.slow), cmp.Compare(y.prio, x.prio), cmp.Compare(x.left, y.left))
+		return cmp.Or(falseFirst(x.failed, y.failed), falseFirst(x.delayed, y.delayed), falseFirst(x.slow, y.slow), cmp.Compare(y.prio, x.prio), cmp.Compare(x.left, y.left))
 	})
 	return out
 }

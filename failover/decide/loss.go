@@ -35,7 +35,7 @@ type loss struct {
 // says, then what its host says, then what nobody says.
 func (o Observation) loss() loss {
 	p := o.State.Primary
-	if p.Phase != facts.PhaseOpened || o.State.Order != nil {
+	if p.Phase != facts.PhaseOpened {
 		return loss{}
 	}
 	if l := o.failing(); l.rule != "" {
@@ -176,8 +176,14 @@ func (o Observation) lastHeard() time.Time {
 // restarting tells whether a node announced that it comes back, and has time
 // left to.
 func (o Observation) restarting(store string) bool {
+	return o.leaves(store, facts.LeavingRestarting)
+}
+
+// leaves tells whether a node announced that it leaves, and may be about to
+// still.
+func (o Observation) leaves(store, kind string) bool {
 	l, ok := o.State.Leaving[store]
-	if !ok || l.Kind != facts.LeavingRestarting {
+	if !ok || l.Kind != kind {
 		return false
 	}
 	// Until may be of another host's clock, which is not trusted for how long.
@@ -239,7 +245,7 @@ func (o Observation) noSuccessor(store string) string {
 	case !o.hearsMajority(store):
 		return "does not hear a majority of the group"
 	}
-	if l, ok := o.State.Leaving[store]; ok && l.Kind == facts.LeavingStopping {
+	if o.leaves(store, facts.LeavingStopping) {
 		return "is stopping"
 	}
 	return ""

@@ -10,8 +10,7 @@ import (
 // need not wait until that is noticed.
 func switchoverLeaving(o Observation) ([]Action, string) {
 	p := o.State.Primary
-	l, ok := o.State.Leaving[p.Store]
-	if !ok || l.Kind != facts.LeavingStopping || o.State.Policy.Mode(o.Now) != facts.FailoverAutomatic {
+	if !o.leaves(p.Store, facts.LeavingStopping) || o.State.Policy.Mode(o.Now) != facts.FailoverAutomatic {
 		return nil, ""
 	}
 	why := p.Node + " is stopping"

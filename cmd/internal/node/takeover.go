@@ -127,7 +127,7 @@ func (p *plane) RecordEnd(from, upto pos.LSN) (pos.LSN, error) {
 	if n, _ := src.ReadWAL(head[:], end.RecordEnd); n == len(head) {
 		size := uint64(binary.LittleEndian.Uint32(head[:]))
 		if left := upto.Sub(end.RecordEnd); size >= 24 && size+size/1024+64 < left {
-			return 0, fmt.Errorf("the log is damaged at %s: %s", end.RecordEnd, end.Reason)
+			return 0, fmt.Errorf("%w at %s: %s", failover.ErrLogDamaged, end.RecordEnd, end.Reason)
 		}
 	}
 	return end.RecordEnd, nil
