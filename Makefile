@@ -19,7 +19,7 @@ FAILOVER ?= automatic
 # The linter, run without being a dependency of the module.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo demo-stop test sim interrupt faults race fuzz cover bench lint fmt clean help
+.PHONY: all build demo demo-stop test sim mutations interrupt faults race fuzz cover bench lint fmt clean help
 .DEFAULT_GOAL := build
 
 all: build lint test
@@ -44,6 +44,10 @@ test:
 ## sim: SEEDS runs of the simulation of role changes, in virtual time
 sim:
 	$(GO) test -count=1 -timeout 3h ./test/sim -run 'TestSim$$' -args -seeds $(SEEDS)
+
+## mutations: bugs planted into the simulation, and the seed and the check that find each
+mutations:
+	$(GO) test -count=1 -timeout 1h ./test/sim -run 'TestMutations$$' -v
 
 ## interrupt: interrupt every step of every change of role on real groups (make test takes a part of them)
 interrupt:

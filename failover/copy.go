@@ -2,6 +2,8 @@ package failover
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 
 	"understudy/failover/role"
@@ -13,6 +15,9 @@ import (
 // assigned, and reports again.
 func (a *Agent) maybeCopy(ctx context.Context, st facts.State, wg *sync.WaitGroup) {
 	p := st.Primary
+	if p.Phase == facts.PhaseOpened {
+		a.complain("donor", "")
+	}
 	if p.Phase != facts.PhaseFencing || p.Copy == nil || p.Copy.Store != a.cfg.Store || a.cfg.Plane.Promised() != p.Epoch {
 		return
 	}
@@ -29,6 +34,11 @@ func (a *Agent) maybeCopy(ctx context.Context, st facts.State, wg *sync.WaitGrou
 	}
 	wg.Go(func() {
 		err := a.copyFrom(ctx, st, donor)
+		if errors.Is(err, ErrLogDamaged) {
+			a.complain("donor", fmt.Sprintf("%s cannot copy the log that it lacks: %v", a.cfg.Name, err))
+		} else if err == nil {
+			a.complain("donor", "")
+		}
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("copy log before an election", "from", donor.Name, "upto", p.Copy.Upto.String(), "error", err)
 		}

@@ -107,8 +107,13 @@ func (p *plane) stoppedLog() *shipper.Served {
 // RecordEnd is the end of the last whole record of the received log that ends
 // at or below upto.
 func (p *plane) RecordEnd(from, upto pos.LSN) (pos.LSN, error) {
+	return p.recordEnd(p.n.spool, from, upto)
+}
+
+// recordEnd is RecordEnd for any log.
+func (p *plane) recordEnd(log spool.Source, from, upto pos.LSN) (pos.LSN, error) {
 	m := p.n.spool.Meta()
-	src := below{p.n.spool, upto}
+	src := below{log, upto}
 	r := walfmt.NewReader(src, from, walfmt.Params{SegSize: m.SegSize, SystemID: m.SystemID, Major: p.n.server.Major})
 	for {
 		if _, err := r.Next(); err != nil {
@@ -163,10 +168,13 @@ func (p *plane) Copy(ctx context.Context, donor facts.Member, l pos.Lineage, upt
 	if err := sp.Adopt(l, fence); err != nil {
 		return fmt.Errorf("adopt the history up to %s: %w", l.Last().Epoch, err)
 	}
+	// What the local standby has replayed is a record's end. What comes after it
+	// is believed record by record, before it is made durable and reported.
+	good := p.n.receiver.Snapshot().Applied
 	told := time.Now()
 	for sp.End() < upto {
 		from := sp.End()
-		if err := p.copySome(ctx, donor, l, upto, func() {
+		if err := p.copySome(ctx, donor, l, upto, &good, func() {
 			if time.Since(told) > time.Second {
 				told = time.Now()
 				progress()
@@ -182,7 +190,7 @@ func (p *plane) Copy(ctx context.Context, donor facts.Member, l pos.Lineage, upt
 	return err
 }
 
-func (p *plane) copySome(ctx context.Context, donor facts.Member, l pos.Lineage, upto pos.LSN, more func()) error {
+func (p *plane) copySome(ctx context.Context, donor facts.Member, l pos.Lineage, upto pos.LSN, good *pos.LSN, more func()) error {
 	n, sp := p.n, p.n.spool
 	c, err := shipper.Dial(ctx, n.net, donor.Address, donor.Name, shipper.PurposeFetch)
 	if err != nil {
@@ -199,7 +207,15 @@ func (p *plane) copySome(ctx context.Context, donor facts.Member, l pos.Lineage,
 		Group: g.ID, Ledger: g.LedgerID, Node: n.cfg.Name, SystemID: g.SystemID, SegSize: g.SegSize,
 		Lineage: l, From: from, To: upto, CRC: crc, CRCFrom: crcFrom,
 	}, func(at pos.LSN, b []byte) error {
-		err := extendAlong(sp, piece{sp, at, b}, at+pos.LSN(len(b)))
+		src, end := piece{sp, at, b}, at+pos.LSN(len(b))
+		if *good != 0 && *good >= sp.Base() && *good <= end {
+			whole, err := p.recordEnd(src, *good, end)
+			if err != nil {
+				return fmt.Errorf("what %s gives: %w", donor.Name, err)
+			}
+			*good = min(whole, end)
+		}
+		err := extendAlong(sp, src, end)
 		more()
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ const (
 	// retryPause is how long a writer rests after a round over all hosts of
 	// which none let it write.
 	retryPause = 5 * time.Millisecond
+	// roveAfter is how long a roving writer keeps a connection.
+	roveAfter = 200 * time.Millisecond
 	// startWithin is how long the first commits may take.
 	startWithin = 20 * time.Second
 )
@@ -42,6 +45,10 @@ type Config struct {
 	// Trace makes each connection ask which server it has, for CheckServers.
 	// That takes one more round trip after each connect.
 	Trace bool
+	// Rove makes every other writer try the hosts in reverse order, and connect
+	// anew every roveAfter, so that a second primary beside the first would be
+	// found at once.
+	Rove bool
 	// Commit is the writers' synchronous_commit; the server's when empty.
 	Commit string
 	// Pad is how many bytes each row carries besides, uncompressed.
@@ -53,6 +60,19 @@ type Config struct {
 func (c Config) DSN() string {
 	return fmt.Sprintf("postgres://postgres@%s/postgres?target_session_attrs=read-write&sslmode=disable&default_query_exec_mode=exec&application_name=clients",
 		strings.Join(c.Hosts, ","))
+}
+
+// dial is the driver's form of DSN.
+func (c Config) dial() (*pgx.ConnConfig, error) {
+	dial, err := pgx.ParseConfig(c.DSN())
+	if err != nil {
+		return nil, err
+	}
+	dial.ConnectTimeout = Deadline // for each host
+	if c.Commit != "" {
+		dial.RuntimeParams["synchronous_commit"] = c.Commit
+	}
+	return dial, nil
 }
 
 // Row is one row that a writer tried to insert. A writer tries each seq once,
@@ -75,7 +95,7 @@ type ack struct {
 // Clients are writers at work, or what they remember after Stop.
 type Clients struct {
 	cfg  Config
-	dial *pgx.ConnConfig
+	dial [2]*pgx.ConnConfig // the second has the hosts in reverse order
 	stop chan struct{}
 	once sync.Once
 	wg   sync.WaitGroup
@@ -97,15 +117,16 @@ func Start(ctx context.Context, cfg Config) (*Clients, error) {
 	if cfg.Table == "" {
 		cfg.Table = "outage_acked"
 	}
-	dial, err := pgx.ParseConfig(cfg.DSN())
-	if err != nil {
+	c := &Clients{cfg: cfg, stop: make(chan struct{}), acked: make([][]bool, cfg.Writers), found: make([]Server, 1)}
+	var err error
+	if c.dial[0], err = cfg.dial(); err != nil {
 		return nil, err
 	}
-	dial.ConnectTimeout = Deadline // for each host
-	if cfg.Commit != "" {
-		dial.RuntimeParams["synchronous_commit"] = cfg.Commit
+	cfg.Hosts = slices.Clone(cfg.Hosts)
+	slices.Reverse(cfg.Hosts)
+	if c.dial[1], err = cfg.dial(); err != nil {
+		return nil, err
 	}
-	c := &Clients{cfg: cfg, dial: dial, stop: make(chan struct{}), acked: make([][]bool, cfg.Writers), found: make([]Server, 1)}
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
 	if err := c.makeTable(ctx); err != nil {
@@ -123,7 +144,7 @@ func Start(ctx context.Context, cfg Config) (*Clients, error) {
 }
 
 func (c *Clients) makeTable(ctx context.Context) error {
-	conn, err := pgx.ConnectConfig(ctx, c.dial.Copy())
+	conn, err := pgx.ConnectConfig(ctx, c.dial[0].Copy())
 	if err != nil {
 		return err
 	}
@@ -168,7 +189,11 @@ func (c *Clients) silent() int {
 // write is one writer's life.
 func (c *Clients) write(id int) {
 	var conn *pgx.Conn
-	var server int
+	var server, order int
+	var connected time.Time
+	if c.cfg.Rove {
+		order = id % 2
+	}
 	defer func() {
 		if conn != nil {
 			drop(conn)
@@ -179,8 +204,13 @@ func (c *Clients) write(id int) {
 		insert = fmt.Sprintf("insert into %s values ($1, $2, repeat('x', %d))", c.table(), c.cfg.Pad)
 	}
 	for !c.pause(c.cfg.Think) {
+		if conn != nil && order == 1 && time.Since(connected) > roveAfter {
+			drop(conn)
+			conn = nil
+		}
 		if conn == nil {
-			if conn, server = c.connect(); conn == nil {
+			connected = time.Now()
+			if conn, server = c.connect(order); conn == nil {
 				if c.pause(retryPause) {
 					return
 				}
@@ -201,12 +231,12 @@ func (c *Clients) write(id int) {
 	}
 }
 
-// connect tries every host once; it is nil when none takes writes. With it comes
+// connect tries every host once, in order or reverse order; it is nil when none takes writes. With it comes
 // the index of its server.
-func (c *Clients) connect() (*pgx.Conn, int) {
+func (c *Clients) connect(order int) (*pgx.Conn, int) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(len(c.cfg.Hosts))*Deadline)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, c.dial.Copy())
+	conn, err := pgx.ConnectConfig(ctx, c.dial[order].Copy())
 	if err != nil {
 		c.fail(err)
 		return nil, 0
