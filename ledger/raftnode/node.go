@@ -207,6 +207,11 @@ func Open(cfg Config, fsm raft.FSM) (_ *Node, err error) {
 	n := &Node{cfg: cfg, conf: cfg.raftConfig(log), started: make(chan struct{}), stop: make(chan struct{})}
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: newStreams(cfg.Stream, cfg.Advertise), MaxPool: 3,
+		// No pipeline: Raft's sender and its reader of answers wait for each other
+		// for ever when a follower refuses one of two entries under way, as it
+		// does when its disk is full for a moment; it would never hear of anything
+		// again. One at a time costs nothing at the ledger's rate.
+		MaxRPCsInFlight: 1,
 		Timeout: or(cfg.RPCTimeout, 2*time.Second), Logger: n.conf.Logger,
 	})
 	defer func() {

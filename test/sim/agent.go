@@ -149,10 +149,11 @@ func (d *daemon) fence(p *proc, e pos.Epoch, st facts.State) error {
 		}
 	}
 	if d.w.mut.on(OrderByMaker) {
-		rep.Lineage = made(rep.Lineage, n.sp.log.cut(rep.LSN))
+		log := n.sp.log
 		if rep.Opened {
-			rep.Lineage = made(lineage, n.dir.wal.cut(rep.LSN))
+			log = n.dir.wal
 		}
+		rep.Pos = made(log.cut(rep.LSN))
 	}
 	if rep.Timeline == 0 {
 		rep.Timeline = max(n.dir.tli, 1)

@@ -16,6 +16,7 @@ type checks struct {
 	failure   string
 	stuck     bool // the failure is that the group did not become whole
 	acks      []rec
+	told      committed // the furthest that a primary called committed
 	newest    pos.Epoch // opened
 	opened    map[pos.Epoch]opening
 	order     []pos.Epoch
@@ -88,6 +89,20 @@ func (c *checks) applied(before, after facts.State, cmd facts.Command) {
 	}
 }
 
+// committed is what a primary told others to be committed.
+type committed struct {
+	epoch pos.Epoch
+	last  rec // the last whole record of it
+}
+
+// tell: a primary calls its log committed up to a place. Every later primary
+// holds all whole records of that.
+func (c *checks) tell(e pos.Epoch, log wal, upto pos.LSN) {
+	if i := log.whole(upto); i > 0 && !e.Less(c.told.epoch) {
+		c.told = committed{e, log.recs[i-1]}
+	}
+}
+
 // returned: nor may the old primary's own record.
 func (c *checks) returned(s facts.State, r *facts.Returned) {
 	c.w.trace("ledger: %s returned from %s by %s, closing %+v", s.NameOf(r.Store), r.Epoch, r.Method, r.Closing)
@@ -108,6 +123,9 @@ func (c *checks) elected(s facts.State) {
 	log := n.sp.log
 	if n.past() == role.PastPrimary {
 		log = n.dir.wal
+	}
+	if t := c.told; t.last.end > log.base && !log.holds(t.last) {
+		c.fail("%s is elected for epoch %s without %s, which epoch %s called committed", n.name, s.Primary.Epoch, t.last.end, t.epoch)
 	}
 	for _, r := range c.acks {
 		if r.end > log.base && !log.holds(r) {
@@ -271,7 +289,7 @@ func (c *checks) settled() string {
 		switch {
 		case !n.runs() || !ok || s.IsVoter(n.sp.store) == (s.Policy.Of(n.name).NoVote && n != open):
 			return n.name + " is down, or has a vote and shall not, or shall and has not"
-		case n.host.stuck > c.w.now:
+		case max(n.host.stuck, n.host.stuckLog) > c.w.now:
 			return "the disk of " + n.name + " hangs"
 		case n == open:
 			continue

@@ -57,13 +57,13 @@ type known struct {
 func catalogue() []known {
 	return []known{
 		{name: "None", words: "nothing"},
-		{"FenceNotFsynced", "skip the fence's fsync", kindLost, false},
-		{"OwnCopyAfterFence", "count the own copy after the fence", kindMixed, false},
+		{"FenceNotFsynced", "skip the fence's fsync", kindSilence, false},
+		{"OwnCopyAfterFence", "count the own copy after the fence", kindSilence, false},
 		{"OldEpochAccepted", "count an acknowledgement of an older epoch", kindStorm, false},
 		{"OrderByLSN", "order positions by LSN alone", kindLost, false},
-		{"OrderByMaker", "order positions by the epoch in which a byte was made", kindLost, false},
+		{"OrderByMaker", "order positions by the epoch in which a byte was made", kindSilence, false},
 		{"WipedVoterVotes", "let a wiped voter vote", kindMembers, false},
-		{"FirstFlushCounted", "acknowledge the walreceiver's first flush", kindStorm, false},
+		{"FirstFlushCounted", "acknowledge the walreceiver's first flush", kindSilence, false},
 		{"PromoteBeforeReplay", "promote before the replay caught up", kindStorm, false},
 		{"TimelineReused", "reuse a timeline id", kindOrders, false},
 		{"TwoVotersAtOnce", "change two voters at once", kindMembers, false},
@@ -71,9 +71,9 @@ func catalogue() []known {
 		{"OpenOnStaleRead", "open on a stale ledger read", kindLost, false},
 		{"FollowWithoutFork", "follow without looking for the fork", kindOrders, true},
 		{"AckBeforeAdoption", "acknowledge before the lineage is adopted", kindMixed, false},
-		{"FenceReportedEarlier", "report the position before the stream is closed", kindMixed, false},
+		{"FenceReportedEarlier", "report the position before the stream is closed", kindSilence, false},
 		{"ElectedBeforeMajority", "elected before a fence majority", kindSilence, false},
-		{"NoVoteCounted", "a no-vote node counted", kindPolicy, false},
+		{"NoVoteCounted", "a no-vote node counted", kindLarge, false},
 		{"SilenceByLeaderAlone", "silence judged by the leader alone", kindSilence, false},
 		{"SilenceBeforeListening", "silence counted before the node has listened that long", kindSilence, false},
 		{"RefusedOnce", "refusal seen once is enough", kindSingle, false},
@@ -132,6 +132,12 @@ func (p planted) apply(s facts.State, c facts.Command) (facts.State, facts.Outco
 		return n, out
 	}
 	n, out := facts.Apply(s, c)
+	if p.m == OrderByMaker && c.ReportFence != nil && out.Refused == "" {
+		f := n.Primary.Fence[c.ReportFence.Store]
+		f.Pos = c.ReportFence.Pos
+		n.Primary.Fence = maps.Clone(n.Primary.Fence)
+		n.Primary.Fence[f.Store] = f
+	}
 	if p.m == TwoVotersAtOnce {
 		n.Voters.Confirmed = n.Voters.Version
 	}
@@ -170,17 +176,13 @@ func (p planted) observe(o decide.Observation) decide.Observation {
 	return o
 }
 
-// made is a lineage up to the epoch that wrote the last byte of a log.
-func made(l pos.Lineage, log wal) pos.Lineage {
-	if len(log.recs) == 0 {
-		return l
+// made is the end of a log, in the epoch that wrote its last byte.
+func made(log wal) pos.Pos {
+	p := pos.Pos{LSN: log.end}
+	if len(log.recs) > 0 {
+		p.Epoch = log.recs[len(log.recs)-1].epoch
 	}
-	e := log.recs[len(log.recs)-1].epoch
-	n := 1
-	for n < len(l) && l[n].Epoch.Compare(e) <= 0 {
-		n++
-	}
-	return l[:min(n, len(l))]
+	return p
 }
 
 // voters are who counts.

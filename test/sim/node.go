@@ -100,6 +100,10 @@ type directory struct {
 	tli      pos.Timeline
 	recovery bool // it was last in recovery, as a standby
 	clean    bool // a primary, shut down in the regular way
+	// A promotion from timeline from at fork is on the disk once its first
+	// record is: until then a lost host comes back as a standby.
+	from pos.Timeline
+	fork pos.LSN
 }
 
 type dirState string
@@ -176,7 +180,7 @@ func (d *daemon) step(p *proc) error {
 		})
 	}
 	for end := w.now + d.n.disk(200*time.Microsecond, 2*time.Millisecond); ; { // whoever wakes it does not make the disk faster
-		if err := p.rest(end - w.now); err != nil || w.now >= end || d.n.host.stuck <= w.now {
+		if err := p.rest(end - w.now); err != nil || w.now >= end || d.n.host.stuckLog <= w.now {
 			return err
 		}
 	}
@@ -271,6 +275,7 @@ func (n *node) crash(host bool) {
 			p.kill()
 		}
 		if !host {
+			n.host.gone = n.w.now
 			n.hangUp()
 		}
 	}
@@ -298,6 +303,10 @@ func (n *node) crash(host bool) {
 		n.marked = nil
 	}
 	if n.dir.state == dirCluster {
+		if n.dir.fork != 0 && n.dir.flushed <= n.dir.fork {
+			n.dir.tli, n.dir.recovery, n.dir.wal = n.dir.from, true, n.dir.wal.cut(n.dir.fork)
+		}
+		n.dir.fork = 0
 		n.dir.wal = n.dir.wal.cut(w.some(n.dir.flushed, n.dir.wal.end))
 		if n.dir.recovery {
 			n.dir.applied = n.dir.applied.cut(n.dir.minRec)

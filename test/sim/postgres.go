@@ -46,7 +46,8 @@ const (
 	orphan    = 700 * time.Millisecond
 )
 
-func (s *server) runs() bool { return s.n.pg == s }
+// runs tells whether it does; no server does not.
+func (s *server) runs() bool { return s != nil && s.n.pg == s }
 
 // end stops it at once.
 func (s *server) end() {
@@ -146,6 +147,7 @@ func (s *server) promote(e pos.Epoch, t pos.Timeline) pos.LSN {
 	n.w.check.promoted(n, e, t)
 	n.dir.wal, n.dir.applied = n.dir.applied.cut(fork), n.dir.applied.cut(fork)
 	n.dir.flushed = fork
+	n.dir.from, n.dir.fork = n.dir.tli, fork
 	n.dir.tli, n.dir.recovery, n.dir.clean = t, false, false
 	s.insert(false)
 	return fork
@@ -188,7 +190,7 @@ func (s *server) flush() {
 	}
 	s.flushing = true
 	upto := n.dir.wal.end
-	n.after(n.disk(200*time.Microsecond, n.w.disk), func() {
+	n.after(n.base(200*time.Microsecond, n.w.disk), func() {
 		s.flushing = false
 		if !s.runs() {
 			return

@@ -226,6 +226,7 @@ func (r *run) advance() {
 		return
 	}
 	r.told = c
+	r.d.w.check.tell(r.epoch, r.d.n.dir.wal, c)
 	if pg := r.d.n.pg; pg != nil && pg.source == r {
 		pg.confirm(c)
 	}

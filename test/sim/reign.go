@@ -77,8 +77,12 @@ func (d *daemon) primary(p *proc, e pos.Epoch) error {
 		}
 		next := role.ToPrimary(d.view(st), e)
 		d.w.trace("%s: to primary of %s: %s", n.name, e, next)
+		had := n.pg
 		if err := d.step(p); err != nil {
 			return d.abandon(p, err)
+		}
+		if had != nil && !had.runs() {
+			return errEnded
 		}
 		switch next {
 		case role.Leave:
@@ -273,9 +277,6 @@ func (d *daemon) promote(p *proc, st facts.State, e pos.Epoch) error {
 // ends.
 func (d *daemon) serve(p *proc, st facts.State, e pos.Epoch, adopted bool) error {
 	n, s := d.n, d.n.pg
-	if s == nil { // it ended just now
-		return errEnded
-	}
 	from := st.Primary.Start
 	if adopted {
 		from = n.dir.flushed

@@ -46,11 +46,16 @@ const (
 	actSingle  // one fault, measured
 	actCutSome // ways of the primary, for a while
 	actHalfBlink
-	actHalt    // daemons freeze, hosts pause, disks hang
-	actRestart // announced
-	actLeave   // announced
-	actJump    // of a clock
-	actPolicy  // another one
+	actReship      // old log is shipped again by a newer primary, which is lost at once
+	actLateThird   // a replaced primary hears of it before one that takes its log
+	actForgetful   // a host is lost just after it promised
+	actLateAnswers // heartbeats are answered late, and then not at all
+	actUnsynced    // a standby restarts with log that nobody has synced
+	actHalt        // daemons freeze, hosts pause, disks hang
+	actRestart     // announced
+	actLeave       // announced
+	actJump        // of a clock
+	actPolicy      // another one
 	actions
 )
 
@@ -72,92 +77,6 @@ const (
 	kindPolicy
 	kindLarge
 )
-
-// scenarios are the kinds of runs; a seed takes one of them.
-func scenarios() []scenario {
-	calm := scenario{faults: 10, pause: 2500 * time.Millisecond, slow: 2 * time.Millisecond, disk: 4 * time.Millisecond, lag: 200 * time.Millisecond,
-		groups: [][]string{{"main", "backup", "witness"}}, policy: sometimesManual}
-	mixed := calm
-	mixed.crashy, mixed.drop, mixed.dup = 0.02, 0.001, 0.01
-	mixed.weights = [actions]int{6, 4, 4, 4, 3, 3, 2, 3, 3, 2, 1, 1, 2, 2, 2, 1}
-	orders := calm
-	orders.crashy, orders.pause = 0.05, 1500*time.Millisecond
-	orders.weights = [actions]int{actSwitchover: 10, actFailover: 4, actKillServer: 2, actKillDaemon: 1, actStallLedger: 1}
-	storm := mixed
-	storm.faults, storm.pause, storm.drop, storm.slow, storm.disk = 20, 700*time.Millisecond, 0.01, 40*time.Millisecond, 30*time.Millisecond
-	storm.lag = 1500 * time.Millisecond
-	lost := calm
-	lost.crashy, lost.disk, lost.faults = 0.01, 25*time.Millisecond, 8
-	lost.weights = [actions]int{actCutPrimary: 4, actPrimaryLost: 6, actOldTail: 6, actBlink: 3, actHalf: 6, actHeal: 1, actKillHost: 1}
-	members := calm
-	members.weights = [actions]int{actWipe: 4, actShrink: 4, actCutPrimary: 2, actPrimaryLost: 2, actStallLedger: 2, actFailover: 1, actSwitchover: 1}
-	members.faults = 8
-	all := []scenario{mixed, orders, storm, lost, members}
-	return append(all, bySelf(calm)...)
-}
-
-// bySelf are the kinds of runs in which the group helps itself.
-func bySelf(calm scenario) []scenario {
-	calm.policy = func(_ *world, p *facts.Policy) { p.RestartGrace, p.StallTimeout = 3*time.Second, 2*time.Second }
-	single := calm
-	single.faults, single.weights = 5, [actions]int{actSingle: 1}
-	silence := calm
-	silence.weights = [actions]int{actCutSome: 10, actHalfBlink: 2, actKillDaemon: 1, actHeal: 1}
-	silence.slow = 10 * time.Millisecond
-	pauses := calm
-	pauses.weights = [actions]int{actHalt: 6, actRestart: 4, actLeave: 3, actKillDaemon: 1, actKillHost: 1, actCutSome: 1}
-	clocks := calm
-	clocks.crashy = 0.01
-	clocks.weights = [actions]int{actJump: 6, actSwitchover: 3, actFailover: 1, actKillHost: 2, actKillDaemon: 2, actCutSome: 3, actRestart: 3, actLeave: 2, actHalt: 2, actStallLedger: 1}
-	policy := calm
-	policy.groups = [][]string{{"main", "backup", "witness"}, {"main", "backup", "witness", "third"}}
-	policy.policy = anyPolicy
-	policy.weights = [actions]int{actKillHost: 3, actKillDaemon: 2, actKillServer: 2, actCutSome: 4, actHalt: 2, actSwitchover: 2, actFailover: 1, actPolicy: 2, actRestart: 1, actWipe: 1}
-	large := policy
-	large.groups = [][]string{{"main", "backup", "third"}, {"main", "backup", "witness", "third"}, {"main", "backup", "witness", "third", "fourth"}}
-	large.policy = func(w *world, p *facts.Policy) { calm.policy(w, p); somePriorities(w, p) }
-	large.crashy = 0.01
-	large.weights = [actions]int{actKillHost: 4, actKillDaemon: 3, actKillServer: 1, actCutSome: 5, actCutOne: 1, actHeal: 1, actHalt: 3, actSwitchover: 2, actWipe: 2, actLeave: 1, actRestart: 1}
-	return []scenario{single, silence, pauses, clocks, policy, large}
-}
-
-func sometimesManual(w *world, p *facts.Policy) {
-	p.RestartGrace, p.StallTimeout = 3*time.Second, 2*time.Second
-	if w.chance(0.5) {
-		p.Failover = facts.FailoverManual
-	}
-}
-
-// anyPolicy is whatever an operator may decide.
-func anyPolicy(w *world, p *facts.Policy) {
-	p.RestartGrace, p.StallTimeout = 2*time.Second, 2*time.Second
-	p.SilenceTimeout = w.between(500*time.Millisecond, 2*time.Second)
-	p.Failover = []facts.FailoverMode{facts.FailoverAutomatic, facts.FailoverAutomatic, facts.FailoverObserve, facts.FailoverManual}[w.rng.IntN(4)]
-	p.Paused = w.chance(0.15)
-	somePriorities(w, p)
-	name := w.nodes[w.rng.IntN(len(w.nodes))].name
-	switch of := p.Of(name); w.rng.IntN(4) {
-	case 0:
-		of.NoFailover = true
-		*p = p.With(name, of)
-	case 1:
-		if len(w.nodes) > 3 {
-			of.NoVote = true
-			*p = p.With(name, of)
-		}
-	case 2:
-		of.ApplyDelay = time.Hour
-		*p = p.With(name, of)
-	}
-}
-
-func somePriorities(w *world, p *facts.Policy) {
-	for _, n := range w.nodes {
-		if n.kind == facts.KindData && w.chance(0.5) {
-			*p = p.With(n.name, facts.NodePolicy{Priority: w.rng.IntN(5)})
-		}
-	}
-}
 
 // decree makes another policy the group's.
 func (w *world) decree() {
@@ -209,12 +128,13 @@ func helpless(st facts.State) bool {
 	if st.Policy.Mode(time.Time{}) != facts.FailoverAutomatic {
 		return true
 	}
-	for _, n := range st.Policy.Nodes {
-		if n.NoFailover || n.NoVote {
-			return true
+	able := 0
+	for _, m := range st.Members {
+		if of := st.Policy.Of(m.Name); m.Kind == facts.KindData && !of.NoFailover && !of.NoVote {
+			able++
 		}
 	}
-	return false
+	return able < 2
 }
 
 func (w *world) act(p *proc, what int) {
@@ -269,6 +189,16 @@ func (w *world) actBySelf(p *proc, what int) {
 		w.cutSome(p)
 	case actHalfBlink:
 		w.halfBlink(p)
+	case actReship:
+		w.reship(p)
+	case actLateThird:
+		w.lateThird(p)
+	case actForgetful:
+		w.forgetful(p)
+	case actLateAnswers:
+		w.lateAnswers(p)
+	case actUnsynced:
+		w.unsynced(p)
 	case actHalt:
 		w.halt(p)
 	case actRestart:
@@ -309,7 +239,11 @@ func (w *world) open() *node {
 }
 
 // order is the operator's word, given to a node's daemon.
-func (w *world) order(at *node, switchover bool) {
+func (w *world) order(at *node, switchover bool) { w.orderTo(at, "", switchover) }
+
+// orderTo is an order for a node; without a name, for some, or for whomever the
+// group chooses.
+func (w *world) orderTo(at *node, to string, switchover bool) {
 	d := at.daemon
 	if d == nil {
 		return
@@ -320,7 +254,11 @@ func (w *world) order(at *node, switchover bool) {
 			st = d.state()
 		}
 		o := d.observe(st)
-		req := decide.PlanFailover(o, w.someData(), false)
+		name := to
+		if name == "" {
+			name = w.someData()
+		}
+		req := decide.PlanFailover(o, name, false)
 		if switchover {
 			req = decide.PlanSwitchover(o, "")
 		}

@@ -37,7 +37,7 @@ func (d *daemon) standby(p *proc) {
 func (d *daemon) followOnce(p *proc) error {
 	st, n := d.state(), d.n
 	next := role.ToStandby(d.view(st))
-	if err := d.step(p); err != nil {
+	if err := p.rest(n.base(200*time.Microsecond, 2*time.Millisecond)); err != nil {
 		return err
 	}
 	switch next {
@@ -65,7 +65,7 @@ func (d *daemon) launchStandby(p *proc) {
 	n := d.n
 	d.role = decide.RoleStandby
 	d.server.State, d.server.Problem = decide.ServerStarting, ""
-	d.step(p)
+	p.rest(n.base(200*time.Microsecond, 2*time.Millisecond))
 	n.launchStandby(d)
 }
 
@@ -88,6 +88,7 @@ func (d *daemon) watch(p *proc, s *server) error {
 		d.isBack()
 		d.server.State, d.server.Problem, d.server.Timeline = decide.ServerReplica, "", n.dir.tli
 		if s.rcv != nil {
+			d.markSeeded(p, true) // an earlier word may have gone by an old copy of the ledger
 			d.cameBack(p)
 		}
 		if base := n.sp.log.base; base != 0 && n.dir.wal.end < base {
