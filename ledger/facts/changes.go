@@ -241,14 +241,24 @@ func (t *tx) notePhase(c *NotePhase) *refusal {
 		t.eventPhase(p)
 		return nil
 	}
-	ch, ok := t.s.ChangeOf(c.Epoch)
+	epoch := c.Epoch
+	late := t.s.Order != nil && t.s.Order.Epoch == epoch
+	if late {
+		epoch = t.s.Primary.Epoch // that has begun for the order meanwhile
+	}
+	ch, ok := t.s.ChangeOf(epoch)
 	if !ok {
 		return refuse(CodeStaleEpoch, "no change of epoch %s is recorded", c.Epoch)
 	}
 	if len(ch.Steps) >= maxNotes {
 		return nil
 	}
-	t.phaseAt(c.Epoch, p)
+	if i := slices.IndexFunc(ch.Steps, func(s TimedStep) bool { return s.Name == StepEpoch }); late && i >= 0 {
+		ch.Steps = slices.Insert(slices.Clone(ch.Steps), i, p)
+		t.putChange(ch)
+	} else {
+		t.phaseAt(epoch, p)
+	}
 	t.eventPhase(p)
 	return nil
 }

@@ -171,6 +171,18 @@ func TestApply_ForceNeedsItsOrder(t *testing.T) {
 	}
 }
 
+// A step of the primary that was frozen may come to be known after the epoch that
+// was begun for the order.
+func TestApply_LateStep(t *testing.T) {
+	l := at(t, facts.PhaseOpened)
+	e := l.s.Primary.Epoch
+	l.must(order(l, facts.OrderSwitchover, "B"), note(e, facts.StepFrozen, "main"), begin(l), note(e, facts.StepStopped, "main"))
+	ch, _ := l.s.ChangeOf(l.s.Primary.Epoch)
+	if got, want := names(ch.Steps), []string{facts.StepOrdered, facts.StepFrozen, facts.StepStopped, facts.StepEpoch}; !slices.Equal(got, want) {
+		t.Errorf("steps %v, want %v", got, want)
+	}
+}
+
 func TestApply_Nominate(t *testing.T) {
 	l := at(t, facts.PhaseFencing)
 	l.want(facts.CodeNoFenceMajority, nominate(l, "B", "W"))

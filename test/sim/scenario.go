@@ -117,24 +117,17 @@ func (w *world) drive(p *proc) {
 func (w *world) attend(p *proc) {
 	for {
 		p.rest(3 * time.Second)
-		if st := w.ledger.head(); helpless(st) && st.Primary.Phase == facts.PhaseOpened && w.check.byStore(st.Primary.Store) == nil {
+		if st := w.ledger.head(); w.helpless(st) && st.Primary.Phase == facts.PhaseOpened && w.check.byStore(st.Primary.Store) == nil {
 			w.order(w.nodes[w.rng.IntN(len(w.nodes))], false)
 		}
 	}
 }
 
-// helpless tells whether the policy leaves it to an operator who is primary.
-func helpless(st facts.State) bool {
-	if st.Policy.Mode(time.Time{}) != facts.FailoverAutomatic {
-		return true
-	}
-	able := 0
-	for _, m := range st.Members {
-		if of := st.Policy.Of(m.Name); m.Kind == facts.KindData && !of.NoFailover && !of.NoVote {
-			able++
-		}
-	}
-	return able < 2
+// helpless tells whether the policy leaves it to an operator who is primary. One
+// that changes may have taken votes that nobody can give back while the primary
+// is lost.
+func (w *world) helpless(st facts.State) bool {
+	return w.kind == kindPolicy || st.Policy.Mode(time.Time{}) != facts.FailoverAutomatic
 }
 
 func (w *world) act(p *proc, what int) {
