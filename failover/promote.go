@@ -63,9 +63,6 @@ func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN)
 	if !f.InRecovery {
 		return 0, errors.New("the server is no standby where one was elected")
 	}
-	if err := a.cfg.Server.SetApplyDelay(ctx, 0); err != nil {
-		return 0, err
-	}
 	end, err := a.cfg.Plane.RecordEnd(f.Replay, elected)
 	if err != nil {
 		return 0, fmt.Errorf("look for the last whole record below %s: %w", elected, err)
@@ -82,13 +79,17 @@ const replayPatience = 10 * time.Second
 // replay, before another epoch has to choose again.
 const promotePatience = time.Minute
 
-// resumeEvery is the pace at which an elected standby is kept from pausing.
-const resumeEvery = 200 * time.Millisecond
+// An elected standby that has not replayed everything after hurryAfter is kept
+// from pausing at the pace of resumeEvery. Most need neither.
+const (
+	hurryAfter  = 20 * time.Millisecond
+	resumeEvery = 200 * time.Millisecond
+)
 
 func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
 	var before pos.LSN
 	moved := time.Now()
-	looked := moved
+	hurry := moved.Add(hurryAfter)
 	for {
 		at, err := a.cfg.Server.Replayed(ctx)
 		if err != nil {
@@ -104,12 +105,16 @@ func (a *Agent) waitReplay(ctx context.Context, end pos.LSN) error {
 		case time.Since(moved) > replayPatience:
 			return fmt.Errorf("the standby stands at %s and does not replay up to %s", at, end)
 		}
-		if time.Since(looked) > resumeEvery {
-			// Whoever paused the replay did not mean that nobody shall be primary.
+		if time.Now().After(hurry) {
+			// Whoever delayed or paused the replay did not mean that nobody shall be
+			// primary.
+			if err := a.cfg.Server.SetApplyDelay(ctx, 0); err != nil {
+				return err
+			}
 			if err := a.cfg.Server.ResumeReplay(ctx); err != nil {
 				return err
 			}
-			looked = time.Now()
+			hurry = time.Now().Add(resumeEvery)
 		}
 		select {
 		case <-ctx.Done():

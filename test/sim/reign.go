@@ -277,6 +277,9 @@ func (d *daemon) promote(p *proc, st facts.State, e pos.Epoch) error {
 // ends.
 func (d *daemon) serve(p *proc, st facts.State, e pos.Epoch, adopted bool) error {
 	n, s := d.n, d.n.pg
+	if !s.runs() {
+		return errEnded
+	}
 	from := st.Primary.Start
 	if adopted {
 		from = n.dir.flushed
