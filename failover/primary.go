@@ -41,9 +41,12 @@ func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 	adopted := a.running() != nil
 	a.set(func(*decide.Server) { a.electedAt = time.Now() })
 	for {
-		st, err := a.confirmed(ctx, e)
-		if err != nil {
-			return err
+		st, ready := a.electable(e)
+		if !ready {
+			var err error
+			if st, err = a.confirmed(ctx, e); err != nil {
+				return err
+			}
 		}
 		v, g, err := a.view(ctx, st)
 		if err != nil {
@@ -72,7 +75,9 @@ func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 		case role.Elect:
 			if st, err = a.elect(ctx, g, st, e); err == nil {
 				a.step(string(role.Promote))
-				err = a.promote(ctx, g, st, e, true)
+				if err = a.promote(ctx, g, st, e, true); err == nil {
+					return a.serve(ctx, g, st, e, false)
+				}
 			}
 		case role.Promote:
 			err = a.promote(ctx, g, st, e, false)
@@ -95,6 +100,16 @@ func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 			return err
 		}
 	}
+}
+
+// electable tells whether a running standby was assigned e, by what this node
+// knows: then there is nothing to ask a majority first. The directory is marked
+// before anything is replayed that only it may hold, and the ledger takes the
+// start that it proposes only while e is this node's.
+func (a *Agent) electable(e pos.Epoch) (facts.State, bool) {
+	st, g := a.cfg.Ledger.State(), a.running()
+	p := st.Primary
+	return st, g != nil && g.Tag().Role == tagStandby && p.Epoch == e && p.Store == a.cfg.Store && p.Phase == facts.PhaseAssigned
 }
 
 // view is what this node finds of itself.
@@ -193,10 +208,12 @@ func (a *Agent) begun(ctx context.Context, st facts.State, e pos.Epoch, tli pos.
 	}
 	p.Timeline, p.Start, p.Previous = tli, at, p.Store
 	st.Lineage = st.Lineage.With(pos.Entry{Epoch: e, Timeline: tli, Start: at})
+	marked := make(chan error, 1) // on another file than the adoption
+	go func() { marked <- a.mark(primaryMark{Epoch: e, Timeline: tli, Start: at, Lineage: st.Lineage}) }()
 	if err := a.cfg.Plane.Adopt(st.Lineage, e); err != nil {
-		return st, fmt.Errorf("adopt epoch %s: %w", e, err)
+		return st, errors.Join(fmt.Errorf("adopt epoch %s: %w", e, err), <-marked)
 	}
-	return st, a.mark(primaryMark{Epoch: e, Timeline: tli, Start: at, Lineage: st.Lineage})
+	return st, <-marked
 }
 
 // insist proposes a command again while it is refused for a reason that passes:

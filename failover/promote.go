@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -50,20 +49,17 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 // replayed the last whole record of it.
 func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN) (pos.LSN, error) {
 	a.cfg.Plane.Feed(elected)
-	f, err := a.cfg.Server.Facts(ctx)
+	replayed, err := a.cfg.Server.ReplayedIfStandby(ctx)
 	if err != nil { // it may just have been started
 		if err := a.whileGuarded(ctx, g, nil, a.cfg.Server.WaitReady); err != nil {
 			return 0, err
 		}
-		f, err = a.cfg.Server.Facts(ctx)
+		replayed, err = a.cfg.Server.ReplayedIfStandby(ctx)
 	}
 	if err != nil {
 		return 0, err
 	}
-	if !f.InRecovery {
-		return 0, errors.New("the server is no standby where one was elected")
-	}
-	end, err := a.cfg.Plane.RecordEnd(f.Replay, elected)
+	end, err := a.cfg.Plane.RecordEnd(replayed, elected)
 	if err != nil {
 		return 0, fmt.Errorf("look for the last whole record below %s: %w", elected, err)
 	}

@@ -190,12 +190,19 @@ func (s *Server) switchAccess(ctx context.Context, locked bool) error {
 }
 
 func (s *Server) tryAccess(ctx context.Context, locked bool) error {
-	if err := s.writeAccess(locked); err != nil {
-		return err
-	}
-	gen, err := s.amend(nil)
+	ident, hba, err := s.renderAccess(locked)
 	if err != nil {
 		return err
+	}
+	conf, gen, err := s.amended(nil)
+	if err != nil {
+		return err
+	}
+	// Clients wait for this: nothing of it has to outlive a loss of power.
+	for path, text := range map[string]string{s.identFile(): ident, s.hbaFile(): hba, s.managedConf(): conf} {
+		if err := s.passing(path, text); err != nil {
+			return err
+		}
 	}
 	if err := s.reload(ctx, gen); err != nil {
 		return err

@@ -79,6 +79,7 @@ func (s *Server) reloaded(ctx context.Context, gen string) (*pgx.Conn, error) {
 		return nil, err
 	}
 	began := time.Now()
+	s.shown(ctx, gen)
 	for {
 		conn, err := s.connectAs(ctx, role, "postgres")
 		if err == nil {
@@ -96,6 +97,23 @@ func (s *Server) reloaded(ctx context.Context, gen string) (*pgx.Conn, error) {
 		}
 		if perr := pause(ctx, poll); perr != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNotReloaded, errors.Join(err, perr))
+		}
+	}
+}
+
+// shown waits a moment until a kept session shows the generation: a new one made
+// earlier costs a process and cannot.
+func (s *Server) shown(ctx context.Context, gen string) {
+	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	for {
+		loaded := ""
+		err := s.with(ctx, func(conn *pgx.Conn) (err error) {
+			loaded, err = ask(ctx, conn, "select current_setting('understudy.generation', true)")
+			return err
+		})
+		if err != nil || loaded == gen || pause(ctx, poll) != nil {
+			return
 		}
 	}
 }

@@ -71,16 +71,19 @@ func (s *Server) TerminateSessions(ctx context.Context) (n int, err error) {
 // returns when there is none. The rules are read when a connection is
 // accepted, so one that was still logging in when they changed is let in by
 // the old ones: it is in no view before it is in, and is looked for among the
-// postmaster's children. Those that do not finish within patience, in which
-// our own connections are long in, are ended as well.
+// postmaster's children. Those that came later are of no concern: conn itself
+// was accepted by the new rules. Those that do not finish within patience, in
+// which our own connections are long in, are ended as well.
 func (s *Server) endAll(ctx context.Context, conn *pgx.Conn, postmaster int) error {
 	const patience = 25 * time.Millisecond
 	began := time.Now()
+	before, err := childrenOf(postmaster)
+	if err != nil {
+		return err
+	}
 	for {
-		children, err := childrenOf(postmaster) // before the view: else one slips from here into it
-		if err != nil {
-			return err
-		}
+		// Looked at before the view: else one slips from here into it.
+		children := slices.DeleteFunc(slices.Clone(before), func(pid int) bool { return !mayBecomeSession(pid) })
 		left, known, err := endSeen(ctx, conn)
 		if err != nil {
 			return err

@@ -279,7 +279,7 @@ func (n *node) crash(host bool) {
 			n.hangUp()
 		}
 	}
-	n.host.frozen = 0
+	n.host.frozen, n.w.net.mute[n.i] = 0, [maxNodes]bool{} // a stuck connection ends, too
 	if n.pg != nil && !host {
 		n.pg.orphaned()
 	}

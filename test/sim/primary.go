@@ -237,6 +237,19 @@ func (r *run) advance() {
 	}
 }
 
+// spread tells whether what this primary calls committed is on a majority of
+// the voters that it counts by now: by those of before it may have been on
+// others. Only then may the voters change again.
+func (r *run) spread(voters []string) bool {
+	k := 0
+	for _, v := range voters {
+		if r.count.Acked(v) >= r.told {
+			k++
+		}
+	}
+	return k >= r.count.Needed()
+}
+
 // contactAt is when the last heartbeat was sent that a majority has answered.
 func (r *run) contactAt() time.Duration {
 	need := r.count.Needed() - 1

@@ -357,7 +357,7 @@ func (d *daemon) attend(p *proc, s *server, r *run, e pos.Epoch) error {
 				return err
 			}
 		}
-		if v := st.Voters; v.Confirmed != v.Version && !proposing && st.Primary.Epoch == e && r.count.Version() == v.Version {
+		if v := st.Voters; v.Confirmed != v.Version && !proposing && st.Primary.Epoch == e && r.count.Version() == v.Version && r.spread(v.Stores) {
 			proposing = true
 			d.spawn(func(q *proc) {
 				d.propose(q, 3*time.Second, facts.Command{ConfirmVoters: &facts.ConfirmVoters{Version: v.Version, Epoch: e}})
