@@ -71,23 +71,31 @@ func (s *Server) rewrite(names string) (gen string, err error) {
 	return gen, errors.Join(s.passing(s.identFile(), ident), s.passing(s.hbaFile(), hba), s.passing(s.managedConf(), conf))
 }
 
-// reloaded returns a session that was made by the postmaster with generation
-// gen loaded.
+// reloaded returns a session that shows generation gen. The postmaster tells its
+// children of a new configuration first and reads the access rules next, in one
+// go: it accepts nobody in between. So whoever is accepted after a session has
+// shown gen is judged by the new rules, and no new connection, which costs a
+// process, is needed to prove it.
 func (s *Server) reloaded(ctx context.Context, gen string) (*pgx.Conn, error) {
 	role, err := s.role()
 	if err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	s.shown(ctx, gen)
+	conn := s.borrow(ctx)
 	for {
-		conn, err := s.connectAs(ctx, role, "postgres")
+		if conn == nil {
+			conn, err = s.connectAs(ctx, role, "postgres")
+		}
 		if err == nil {
 			var loaded string
 			if loaded, err = ask(ctx, conn, "select current_setting('understudy.generation', true)"); err == nil && loaded == gen {
 				return conn, nil
 			}
+		}
+		if err != nil && conn != nil {
 			conn.Close(context.WithoutCancel(ctx))
+			conn = nil
 		}
 		if time.Since(began) > time.Second {
 			// Only now ask what is wrong with the files: that question is slow.
@@ -96,25 +104,12 @@ func (s *Server) reloaded(ctx context.Context, gen string) (*pgx.Conn, error) {
 			}
 		}
 		if perr := pause(ctx, poll); perr != nil {
+			if conn != nil {
+				conn.Close(context.WithoutCancel(ctx))
+			}
 			return nil, fmt.Errorf("%w: %w", ErrNotReloaded, errors.Join(err, perr))
 		}
-	}
-}
-
-// shown waits a moment until a kept session shows the generation: a new one made
-// earlier costs a process and cannot.
-func (s *Server) shown(ctx context.Context, gen string) {
-	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	for {
-		loaded := ""
-		err := s.with(ctx, func(conn *pgx.Conn) (err error) {
-			loaded, err = ask(ctx, conn, "select current_setting('understudy.generation', true)")
-			return err
-		})
-		if err != nil || loaded == gen || pause(ctx, poll) != nil {
-			return
-		}
+		err = nil
 	}
 }
 
@@ -131,7 +126,7 @@ func ask(ctx context.Context, conn *pgx.Conn, sql string) (string, error) {
 	return string(res[0].Rows[0][0]), nil
 }
 
-// inForce asks a session made after the reload whether what was written holds:
+// inForce asks a session that shows the reload whether what was written holds:
 // a rule in error keeps the old rules, and other files may override ours. Who
 // else decided is asked only when the names are wrong, since that is slow.
 func (s *Server) inForce(ctx context.Context, conn *pgx.Conn, want string) error {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"understudy/failover/decide"
@@ -142,6 +143,14 @@ func (d *daemon) fence(p *proc, e pos.Epoch, st facts.State) error {
 			if err != nil {
 				return err
 			}
+			if begins(st.Lineage, lineage, end) {
+				lineage = st.Lineage
+				n.marked = &mark{epoch: n.marked.epoch, lineage: lineage}
+				rep.Lineage = lineage
+				if err := d.step(p); err != nil {
+					return err
+				}
+			}
 			rep.LSN, rep.Timeline = end, lineage.TimelineAt(end)
 		}
 		if n.marked != nil {
@@ -160,6 +169,21 @@ func (d *daemon) fence(p *proc, e pos.Epoch, st facts.State) error {
 	}
 	_, err = d.propose(p, 3*time.Second, facts.Command{ReportFence: &facts.ReportFence{FenceReport: rep}})
 	return err
+}
+
+// begins tells whether a log along a lineage, up to end, is exactly where a
+// longer one goes on: nothing of that was written below end but what this log
+// has, so it may be adopted.
+func begins(longer, lineage pos.Lineage, end pos.LSN) bool {
+	n := len(lineage)
+	for n > 1 && lineage[n-1].Start == end { // nothing was written in those
+		n--
+	}
+	lineage = lineage[:n]
+	if n == 0 || len(longer) <= n || !slices.Equal(longer[:n], lineage) {
+		return false
+	}
+	return !slices.ContainsFunc(longer[n:], func(e pos.Entry) bool { return e.Start != end || e.Timeline != lineage.Last().Timeline })
 }
 
 func (d *daemon) heardOf() pos.LSN { return d.recv.committed }

@@ -193,6 +193,7 @@ func (n *node) start() {
 		return
 	}
 	n.boot()
+	n.w.net.mute[n.i] = [maxNodes]bool{}
 	n.lives++
 	d := &daemon{w: w, n: n, born: w.now, life: n.lives, heard: map[string]*hearing{}, role: decide.RoleNone,
 		beganAt: n.clock(), ticked: n.clock(), transfer: n.clock() - time.Minute, leaving: map[string]leavingSeen{}}

@@ -108,12 +108,26 @@ func (n *node) launchPrimary(d *daemon, e pos.Epoch) *server {
 	return s
 }
 
+// rejoin forgets a timeline that the directory went on to without a byte of it
+// and that is no part of the history any more: recovery looks for the newest
+// one again.
+func (n *node) rejoin() {
+	l := n.followed()
+	if _, _, known := lineageEnd(l, n.dir.tli); known {
+		return
+	}
+	if end, _, known := lineageEnd(l, n.dir.minTLI); known && (end == 0 || n.dir.wal.end <= end) {
+		n.dir.tli = n.dir.minTLI
+	}
+}
+
 // launchStandby starts it in recovery.
 func (n *node) launchStandby(d *daemon) *server {
 	s := &server{n: n, d: d}
 	n.pg = s
 	if n.dir.recovery {
 		n.dir.applied = n.dir.applied.cut(n.dir.minRec)
+		n.rejoin()
 	} else {
 		n.dir.minRec, n.dir.minTLI = n.dir.applied.end, n.dir.tli
 	}

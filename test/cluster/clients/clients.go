@@ -24,7 +24,7 @@ const (
 	Deadline = 300 * time.Millisecond
 	// retryPause is how long a writer rests after a round over all hosts of
 	// which none let it write.
-	retryPause = 5 * time.Millisecond
+	retryPause = 10 * time.Millisecond
 	// roveAfter is how long a roving writer keeps a connection.
 	roveAfter = 200 * time.Millisecond
 	// startWithin is how long the first commits may take.
