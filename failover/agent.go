@@ -441,6 +441,14 @@ func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineag
 			a.complain("log", err.Error())
 			return rep, err
 		}
+		if newer, ok := stands(lineage, a.cfg.Ledger.State().Lineage, own.End, c.Timeline); ok {
+			m := a.readMark()
+			m.Lineage = newer
+			if err := a.mark(m); err != nil {
+				return rep, err
+			}
+			lineage, rep.Lineage = newer, newer
+		}
 		rep.LSN, rep.Timeline = own.End, c.Timeline
 		if len(lineage) > 0 {
 			rep.Timeline = lineage.TimelineAt(own.End)
@@ -453,6 +461,22 @@ func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineag
 		rep.Heard = min(rep.Heard, rep.LSN)
 	}
 	return rep, nil
+}
+
+// stands is the group's history when a log with its own one is all of it, byte
+// for byte: what the group has begun since begins where the log ends, on its
+// timeline. Its epochs were elected and came to no start, or to none of which
+// this log lacks anything.
+func stands(own, group pos.Lineage, end pos.LSN, tli pos.Timeline) (pos.Lineage, bool) {
+	if len(own) == 0 || len(own) >= len(group) {
+		return nil, false
+	}
+	for i, e := range group {
+		if i < len(own) && e != own[i] || i >= len(own) && (e.Start != end || e.Timeline != tli) {
+			return nil, false
+		}
+	}
+	return group, true
 }
 
 // OwnEnd is where the log ends that this node has written itself, zero when its

@@ -72,6 +72,9 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 		case <-house.C:
 			kick()
 		case <-renew.C:
+			if st.Voters.Confirmed != st.Voters.Version && run.Settled(st.Voters.Version) {
+				kick()
+			}
 			c := run.Contact()
 			if c == 0 {
 				continue
@@ -95,9 +98,13 @@ func (a *Agent) housekeep(ctx context.Context, run PrimaryRun, e pos.Epoch) {
 	st := a.cfg.Ledger.State()
 	if v := st.Voters; v.Confirmed != v.Version && st.Primary.Epoch == e && st.Primary.Phase == facts.PhaseOpened {
 		run.SetState(st)
-		if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdConfirmVoters,
-			ConfirmVoters: &facts.ConfirmVoters{Version: v.Version, Epoch: e}}); err != nil && ctx.Err() == nil {
-			a.log.Warn("confirm the voters", "version", v.Version, "error", err)
+		// Confirmed, another change may follow. It must not before what the voters
+		// before these committed is on a majority of these.
+		if run.Settled(v.Version) {
+			if _, err := a.cfg.Ledger.Propose(ctx, facts.Command{Kind: facts.CmdConfirmVoters,
+				ConfirmVoters: &facts.ConfirmVoters{Version: v.Version, Epoch: e}}); err != nil && ctx.Err() == nil {
+				a.log.Warn("confirm the voters", "version", v.Version, "error", err)
+			}
 		}
 	}
 	f, err := a.cfg.Server.Facts(ctx)

@@ -38,3 +38,28 @@ func TestUntil(t *testing.T) {
 		}
 	}
 }
+
+// A log that ends where everything newer begins is a log of that history too.
+func TestStands(t *testing.T) {
+	e := func(n uint64, tli pos.Timeline, at pos.LSN) pos.Entry {
+		return pos.Entry{Epoch: pos.Epoch{Gen: 1, Num: n}, Timeline: tli, Start: at}
+	}
+	own := pos.Lineage{e(1, 1, 100), e(2, 1, 200)}
+	for _, c := range []struct {
+		name  string
+		group pos.Lineage
+		want  bool
+	}{
+		{"Same", own, false},
+		{"BeginsAtItsEnd", append(own[:2:2], e(5, 1, 300)), true},
+		{"TwoBeginThere", append(own[:2:2], e(5, 1, 300), e(6, 1, 300)), true},
+		{"BeginsBefore", append(own[:2:2], e(5, 1, 299)), false},
+		{"OneGoesOn", append(own[:2:2], e(5, 1, 300), e(6, 1, 301)), false},
+		{"AnotherTimeline", append(own[:2:2], e(5, 2, 300)), false},
+		{"AnotherPast", pos.Lineage{e(1, 1, 100), e(3, 1, 200), e(5, 1, 300)}, false},
+	} {
+		if _, got := stands(own, c.group, 300, 1); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}

@@ -46,6 +46,9 @@ type PrimaryRun interface {
 	// SetState tells of new members and voters; it returns when acknowledgements
 	// are counted by them.
 	SetState(s facts.State)
+	// Settled tells whether a majority of the voters of this version holds all
+	// that was called committed, by whichever voters.
+	Settled(version uint64) bool
 	// SetAsync says whether the server is told "flushed" for all it has written
 	// or for what a majority holds.
 	SetAsync(async bool)

@@ -216,6 +216,14 @@ func (p *Primary) SetGroup(peers []Peer, version uint64, voters []string, atOnce
 	p.advance()
 }
 
+// Settled tells whether a majority of the voters of this version, or of a newer
+// one, holds everything that was called committed.
+func (p *Primary) Settled(version uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count.Version() >= version && p.count.Settled()
+}
+
 // SetAsync changes whether PostgreSQL is told "flushed" for everything received
 // or for what a majority holds. It holds when the call returns.
 func (p *Primary) SetAsync(async bool) {

@@ -74,10 +74,20 @@ func (c *Counter) Committed() pos.LSN { return c.committed }
 // Acked is what a store last said to hold.
 func (c *Counter) Acked(store string) pos.LSN { return c.durable[store] }
 
-func (c *Counter) advance() bool {
+// Settled tells whether a majority of the present set holds everything that was
+// called committed, by whichever set. Before it does, no other set may follow:
+// what was committed by the one before could be on a majority of neither.
+func (c *Counter) Settled() bool {
+	lsn, ok := c.held()
+	return ok && lsn >= c.committed
+}
+
+// held is what a majority of the present set holds; ok is false while there is
+// no set that this primary is in.
+func (c *Counter) held() (lsn pos.LSN, ok bool) {
 	need := c.Needed()
 	if need == 0 || !c.IsVoter(c.self) {
-		return false
+		return 0, false
 	}
 	var held [16]pos.LSN
 	at := held[:0]
@@ -85,8 +95,12 @@ func (c *Counter) advance() bool {
 		at = append(at, c.durable[v])
 	}
 	slices.Sort(at)
-	lsn := at[len(at)-need]
-	if lsn < c.start || lsn <= c.committed {
+	return at[len(at)-need], true
+}
+
+func (c *Counter) advance() bool {
+	lsn, ok := c.held()
+	if !ok || lsn < c.start || lsn <= c.committed {
 		return false
 	}
 	c.committed = lsn

@@ -108,3 +108,35 @@ func TestCounter_AgainstCounting(t *testing.T) {
 		}
 	})
 }
+
+// What one set of voters committed is on a majority of the next one before that
+// is settled.
+func TestCounter_Settled(t *testing.T) {
+	c := quorum.New("m", 0, 0)
+	if c.Settled() {
+		t.Error("settled without voters")
+	}
+	c.SetVoters(1, []string{"m"})
+	c.Durable("m", 500)
+	c.Durable("b", 300)
+	if !c.Settled() {
+		t.Error("not settled alone")
+	}
+	c.SetVoters(2, []string{"m", "b"})
+	if c.Settled() || c.Committed() != 500 {
+		t.Errorf("settled at %s although the other one has 300", c.Committed())
+	}
+	c.Durable("m", 900)
+	c.Durable("b", 499)
+	if c.Settled() {
+		t.Error("settled one byte too early")
+	}
+	c.Durable("b", 500)
+	if !c.Settled() {
+		t.Error("not settled")
+	}
+	c.SetVoters(3, []string{"b"})
+	if c.Settled() {
+		t.Error("settled by voters of which this is none")
+	}
+}
