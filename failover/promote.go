@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,10 +20,11 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 	a.set(func(v *decide.Server) { v.Problem = "" })
 	slot := make(chan error, 1) // it takes a while, and harms nobody
 	go func() { slot <- a.cfg.Server.EnsureSlot(ctx, FloorSlot) }()
-	if err := a.mark(primaryMark{Epoch: e, Timeline: st.Lineage.Last().Timeline, Start: st.Primary.Elected.LSN, Lineage: st.Lineage}); err != nil {
-		return st, err
-	}
-	end, err := a.replayAll(ctx, g, st.Primary.Elected.LSN)
+	marked := make(chan error, 1)
+	go func() {
+		marked <- a.mark(primaryMark{Epoch: e, Timeline: st.Lineage.Last().Timeline, Start: st.Primary.Elected.LSN, Lineage: st.Lineage})
+	}()
+	end, err := a.replayAll(ctx, g, st.Primary.Elected.LSN, marked)
 	if err != nil {
 		return st, err
 	}
@@ -45,10 +47,20 @@ func (a *Agent) elect(ctx context.Context, g *guard.Client, st facts.State, e po
 	return st, err
 }
 
-// replayAll feeds the standby the log up to elected and waits until it has
-// replayed the last whole record of it.
-func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN) (pos.LSN, error) {
+// replayAll feeds the standby the log up to elected, once the directory is
+// marked, and waits until it has replayed the last whole record of it.
+func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN, marked <-chan error) (pos.LSN, error) {
+	end, err := a.lastRecord(ctx, g, elected)
+	if err = errors.Join(err, <-marked); err != nil {
+		return 0, err
+	}
 	a.cfg.Plane.Feed(elected)
+	err = a.whileGuarded(ctx, g, nil, func(ctx context.Context) error { return a.waitReplay(ctx, end) })
+	return end, err
+}
+
+// lastRecord is the end of the last whole record below elected.
+func (a *Agent) lastRecord(ctx context.Context, g *guard.Client, elected pos.LSN) (pos.LSN, error) {
 	replayed, err := a.cfg.Server.ReplayedIfStandby(ctx)
 	if err != nil { // it may just have been started
 		if err := a.whileGuarded(ctx, g, nil, a.cfg.Server.WaitReady); err != nil {
@@ -63,8 +75,7 @@ func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN)
 	if err != nil {
 		return 0, fmt.Errorf("look for the last whole record below %s: %w", elected, err)
 	}
-	err = a.whileGuarded(ctx, g, nil, func(ctx context.Context) error { return a.waitReplay(ctx, end) })
-	return end, err
+	return end, nil
 }
 
 // replayPatience is how long an elected standby may stand still in its replay

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -130,16 +131,16 @@ func ask(ctx context.Context, conn *pgx.Conn, sql string) (string, error) {
 // a rule in error keeps the old rules, and other files may override ours. Who
 // else decided is asked only when the names are wrong, since that is slow.
 func (s *Server) inForce(ctx context.Context, conn *pgx.Conn, want string) error {
-	problem, err := ask(ctx, conn, "select coalesce((select 'line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null limit 1), '')")
+	answer, err := ask(ctx, conn, "select current_setting('synchronous_standby_names') || e'\n' || coalesce((select 'line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null limit 1), '')")
 	if err != nil {
-		return fmt.Errorf("check access rules: %w", err)
+		return fmt.Errorf("check names and access rules: %w", err)
 	}
+	names, problem, _ := strings.Cut(answer, "\n")
 	if problem != "" {
 		return fmt.Errorf("%w: %s %s", ErrNotReloaded, s.hbaFile(), problem)
 	}
-	names, err := ask(ctx, conn, "show synchronous_standby_names")
-	if err != nil || names == want {
-		return err
+	if names == want {
+		return nil
 	}
 	return s.checkNames(ctx, conn, want)
 }
