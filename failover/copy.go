@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"understudy/failover/role"
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
 )
+
+// copyAgain is the pause after a copy that failed.
+const copyAgain = 500 * time.Millisecond
 
 // maybeCopy copies what the group asks this node to copy, so that it can be
 // assigned, and reports again.
@@ -41,6 +45,7 @@ func (a *Agent) maybeCopy(ctx context.Context, st facts.State, wg *sync.WaitGrou
 		}
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("copy log before an election", "from", donor.Name, "upto", p.Copy.Upto.String(), "error", err)
+			wait(ctx, copyAgain)
 		}
 		a.mu.Lock()
 		if a.copying == p.Epoch {

@@ -234,14 +234,25 @@ type piece struct {
 }
 
 func (s piece) ReadWAL(p []byte, at pos.LSN) (int, error) {
-	if at < s.at {
-		return s.before.ReadWAL(p[:min(uint64(len(p)), s.at.Sub(at))], at)
+	n := 0
+	for n < len(p) && at+pos.LSN(n) < s.at {
+		from := at + pos.LSN(n)
+		m, err := s.before.ReadWAL(p[n:min(uint64(len(p)), uint64(n)+s.at.Sub(from))], from)
+		n += m
+		if err != nil && (m == 0 || at+pos.LSN(n) < s.at) {
+			return n, err
+		}
 	}
-	off := at.Sub(s.at)
-	if off >= uint64(len(s.b)) {
-		return 0, io.EOF
+	if n == len(p) {
+		return n, nil
 	}
-	return copy(p, s.b[off:]), nil
+	if off := (at + pos.LSN(n)).Sub(s.at); off < uint64(len(s.b)) {
+		n += copy(p[n:], s.b[off:])
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 // Rebase makes the local pg_wal, from the segment of from on, this node's
