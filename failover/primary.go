@@ -76,6 +76,7 @@ func (a *Agent) primary(ctx context.Context, e pos.Epoch) error {
 			if st, err = a.elect(ctx, g, st, e); err == nil {
 				a.step(string(role.Promote))
 				if err = a.promote(ctx, g, st, e, true); err == nil {
+					a.step(string(role.Serve))
 					return a.serve(ctx, g, st, e, false)
 				}
 			}
