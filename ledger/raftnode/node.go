@@ -212,7 +212,7 @@ func Open(cfg Config, fsm raft.FSM) (_ *Node, err error) {
 		// does when its disk is full for a moment; it would never hear of anything
 		// again. One at a time costs nothing at the ledger's rate.
 		MaxRPCsInFlight: 1,
-		Timeout: or(cfg.RPCTimeout, 2*time.Second), Logger: n.conf.Logger,
+		Timeout:         or(cfg.RPCTimeout, 2*time.Second), Logger: n.conf.Logger,
 	})
 	defer func() {
 		if err != nil {
