@@ -35,6 +35,7 @@ type sightings struct {
 	epoch   pos.Epoch
 	epochAt time.Time
 	leaving map[string]sighting // by store
+	cutOff  time.Time
 }
 
 type sighting struct {
@@ -117,6 +118,12 @@ func (c *Controller) step(ctx context.Context) bool {
 	}
 	o.LeavingSeen = c.seen.look(o.State, o.Now)
 	o.EpochSeen = c.seen.epochAt
+	if !o.SaysCutOff() {
+		c.seen.cutOff = time.Time{}
+	} else if c.seen.cutOff.IsZero() {
+		c.seen.cutOff = o.Now
+	}
+	o.CutOffSeen = c.seen.cutOff
 	plan := decide.Decide(o)
 	if plan.Empty() {
 		return false

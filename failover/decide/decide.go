@@ -29,6 +29,9 @@ type Observation struct {
 	// be of another host's clock. Zero, or no entry: the ledger's time is taken.
 	EpochSeen   time.Time            `json:",omitzero"`
 	LeavingSeen map[string]time.Time `json:",omitempty"`
+	// CutOffSeen is since when this leader has seen the primary say that no
+	// majority answers it; zero when it does not, or when that is not known.
+	CutOffSeen time.Time `json:",omitzero"`
 	// Began is since when this node has listened to the others: what it has not
 	// heard in a shorter time is no silence.
 	Began time.Time

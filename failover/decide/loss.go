@@ -14,6 +14,9 @@ const (
 	// again refuses too.
 	refusedFor   = 100 * time.Millisecond
 	refusedTimes = 2
+	// cutOffFor is how long a primary has to go on saying that no majority answers
+	// it. If it was the others that were paused, its next word is a better one.
+	cutOffFor = 300 * time.Millisecond
 	// vetoPatience is how many times the silence may last, while log still
 	// advances, before people are told.
 	vetoPatience = 10
@@ -73,10 +76,16 @@ func (o Observation) cutOff() loss {
 		return loss{}
 	}
 	without := rep.SentAt.Sub(rep.MajorityContact)
-	if without < o.State.Policy.SilenceTimeout {
+	if without < o.State.Policy.SilenceTimeout || !o.CutOffSeen.IsZero() && o.Now.Sub(o.CutOffSeen) < cutOffFor {
 		return loss{}
 	}
 	return loss{"begin-cut-off", fmt.Sprintf("%s says that no majority has answered it for %s", p.Node, without.Round(10*time.Millisecond)), o.Now.Add(-without)}
+}
+
+// SaysCutOff tells whether the primary says so now, however long it has.
+func (o Observation) SaysCutOff() bool {
+	o.CutOffSeen = time.Time{}
+	return o.State.Primary.Phase == facts.PhaseOpened && o.cutOff().rule != ""
 }
 
 // hearsMajority tells whether a node that is heard hears a majority itself, so

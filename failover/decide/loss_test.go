@@ -142,6 +142,17 @@ func TestLoss(t *testing.T) {
 		{"CutOffForTooShort", func(l *lab) {
 			l.say("A", func(r *decide.Report) { r.SentAt, r.MajorityContact = l.o.Now, l.o.Now.Add(1-silence) })
 		}, ""},
+		{"CutOffSeenJustNow", func(l *lab) {
+			l.say("A", func(r *decide.Report) { r.SentAt, r.MajorityContact = l.o.Now, l.o.Now.Add(-silence) })
+			l.o.CutOffSeen = l.o.Now.Add(1 - 300*time.Millisecond)
+			if !l.o.SaysCutOff() {
+				t.Error("it says so")
+			}
+		}, ""},
+		{"CutOffSeenForLong", func(l *lab) {
+			l.say("A", func(r *decide.Report) { r.SentAt, r.MajorityContact = l.o.Now, l.o.Now.Add(-silence) })
+			l.o.CutOffSeen = l.o.Now.Add(-300 * time.Millisecond)
+		}, "begin-cut-off"},
 		{"CutOffWhileRestarting", func(l *lab) {
 			l.must(facts.Command{SetLeaving: &facts.SetLeaving{Leaving: facts.Leaving{Store: "A", Kind: facts.LeavingRestarting, For: 10 * time.Second}}})
 			l.say("A", func(r *decide.Report) { r.SentAt, r.MajorityContact = l.o.Now, l.o.Now.Add(-silence) })
