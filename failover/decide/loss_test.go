@@ -443,6 +443,15 @@ func TestPlanned(t *testing.T) {
 func TestNoVote(t *testing.T) {
 	l := openTrio(t)
 	l.must(setPolicy(l, func(p *facts.Policy) { *p = p.With("backup", facts.NodePolicy{NoVote: true}) }))
+	// Of main and witness both would be needed, and one is not heard.
+	for _, lost := range []string{"A", "W"} {
+		was := l.o.Reports[lost]
+		l.silence(lost)
+		if p := decide.Decide(l.o); p.Rule == "voter-drop" {
+			t.Fatalf("backup's vote is taken while %s is lost", lost)
+		}
+		l.o.Reports[lost] = was
+	}
 	l.carry(l.fires("voter-drop"))
 	if l.o.State.IsVoter("B") {
 		t.Fatal("backup has its WAL vote still")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"understudy/ledger/facts"
 	"understudy/shipper/pos"
@@ -225,13 +226,38 @@ func voterDrop(o Observation) ([]Action, string) {
 		return nil, ""
 	}
 	for _, s := range v.Stores {
-		if !o.State.Policy.Of(o.name(s)).NoVote || s == o.State.Primary.Store {
+		if !o.State.Policy.Of(o.name(s)).NoVote || s == o.State.Primary.Store || !majorityWithout(o, s) {
 			continue
 		}
 		return []Action{command(facts.Command{Kind: facts.CmdDropVoter, DropVoter: &facts.DropVoter{Store: s}})},
 			fmt.Sprintf("the policy gives %s no vote", o.name(s))
 	}
 	return nil, ""
+}
+
+// heardJustNow is how old a report may be to count for taking a vote: three
+// reports long. Nothing is lost by taking it later.
+const heardJustNow = 300 * time.Millisecond
+
+// majorityWithout tells whether the primary and a majority of the voters are
+// heard when one of them is left out. A vote taken while the primary is lost
+// could be the one with which the group elects another.
+func majorityWithout(o Observation, without string) bool {
+	p := o.State.Primary
+	if rep, ok := o.fresh(p.Store); !ok || rep.Epoch != p.Epoch || o.Now.Sub(o.Reports[p.Store].At) > heardJustNow {
+		return false
+	}
+	heard, left := 0, 0
+	for _, s := range o.State.Voters.Stores {
+		if s == without {
+			continue
+		}
+		left++
+		if _, ok := o.fresh(s); ok {
+			heard++
+		}
+	}
+	return heard > left/2
 }
 
 // ledgerUnvote takes the ledger vote of a node whose WAL vote was taken: a
