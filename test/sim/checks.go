@@ -28,6 +28,7 @@ type checks struct {
 	outages   []Outage
 	outage    *outage                  // under way
 	leaving   map[string]time.Duration // when it was applied
+	lost      []remains
 }
 
 // opening is the log with which a primary opened.
@@ -184,7 +185,7 @@ func (c *checks) byStore(store string) *node {
 
 // durable is how many voters hold a record on their disks.
 func (c *checks) durable(r rec, s facts.State) int {
-	k := 0
+	k := c.were(r, s, true)
 	for _, n := range c.w.nodes {
 		if s.IsVoter(n.sp.store) && (n.sp.log.cut(n.sp.durable).holds(r) || n.dir.wal.cut(n.dir.flushed).holds(r)) {
 			k++
@@ -193,9 +194,37 @@ func (c *checks) durable(r rec, s facts.State) int {
 	return k
 }
 
+// remains is what a store held when its disk was lost: its spool, and the log
+// of its own server.
+type remains struct {
+	store            string
+	log, written     wal
+	durable, flushed pos.LSN
+}
+
+// remember notes what a node holds, whose disk is about to be lost.
+func (c *checks) remember(n *node) {
+	c.lost = append(c.lost, remains{n.sp.store, n.sp.log, n.dir.wal, n.sp.durable, n.dir.flushed})
+}
+
+// were is how many voters had a record on disks that are lost by now: what was
+// right to acknowledge and to apply stays right when fewer have it later.
+func (c *checks) were(r rec, s facts.State, durable bool) int {
+	k := 0
+	for _, l := range c.lost {
+		if durable {
+			l.log, l.written = l.log.cut(l.durable), l.written.cut(l.flushed)
+		}
+		if s.IsVoter(l.store) && (l.log.holds(r) || l.written.holds(r)) {
+			k++
+		}
+	}
+	return k
+}
+
 // present is how many voters have a record, on disk or not.
 func (c *checks) present(r rec, s facts.State) int {
-	k := 0
+	k := c.were(r, s, false)
 	for _, n := range c.w.nodes {
 		if s.IsVoter(n.sp.store) && (n.sp.log.holds(r) || n.dir.wal.holds(r)) {
 			k++
@@ -206,8 +235,8 @@ func (c *checks) present(r rec, s facts.State) int {
 
 // redone: a standby applied a record. Unless it was elected, a majority has it.
 func (c *checks) redone(n *node, r rec) {
-	if n.marked != nil || c.w.wiped != 0 && c.w.now-c.w.wiped < time.Second {
-		return // what was on its way when a disk was lost may be on fewer
+	if n.marked != nil {
+		return
 	}
 	s := c.w.ledger.head()
 	// What was sent under the set before is on a majority of that one, which

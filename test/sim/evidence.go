@@ -68,9 +68,6 @@ func (c *checks) measured() {
 // counted: what a client was told is on the disks of a majority, by the voters
 // of now or of one version before.
 func (c *checks) counted(n *node, r rec) {
-	if c.w.wiped != 0 && c.w.now-c.w.wiped < time.Second {
-		return // a disk that counted may be gone by now
-	}
 	states := c.w.ledger.states
 	v := states[len(states)-1].Voters.Version
 	for k := len(states) - 1; k >= 0 && states[k].Voters.Version+1 >= v; k-- {

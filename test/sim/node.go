@@ -264,6 +264,10 @@ func (n *node) recoverLog() {
 	}
 }
 
+// aWhile is how long a daemon has to live for the others to hear of it: they
+// call again every 200 ms.
+const aWhile = 250 * time.Millisecond
+
 // crash ends the daemon; with host, also everything else, and all that was not
 // fsynced.
 func (n *node) crash(host bool) {
@@ -276,7 +280,9 @@ func (n *node) crash(host bool) {
 			p.kill()
 		}
 		if !host {
-			n.host.gone = n.w.now
+			if n.w.now-d.born >= aWhile { // else nobody may have heard of it
+				n.host.gone = n.w.now
+			}
 			n.hangUp()
 		}
 	}

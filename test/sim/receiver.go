@@ -21,8 +21,12 @@ type receiver struct {
 	atOnce    bool
 	elected   pos.LSN
 	syncing   bool
-	last      decide.Stream
-	moved     time.Duration // when committed last moved, by this host's clock
+	// fencing: the spool's lock is held from the sync to the raised fence, so
+	// that nothing is appended or adopted between them. Who waits for it then
+	// finds a newer fence.
+	fencing int
+	last    decide.Stream
+	moved   time.Duration // when committed last moved, by this host's clock
 }
 
 // stream is what came last of the primary's log.
@@ -114,6 +118,10 @@ type welcome struct {
 
 func (r *receiver) prepare(s *stream) {
 	d, sp, h := r.d, &r.d.n.sp, s.hello
+	if r.fencing > 0 {
+		r.cur = nil
+		return
+	}
 	if d.w.mut.on(AckBeforeAdoption) && sp.log.base != 0 {
 		sp.raise(h.epoch, true)
 	} else if err := sp.adopt(h.lineage, h.epoch); err != nil {
@@ -154,7 +162,7 @@ func (r *receiver) take(from int, f frame) {
 	if f.p.to > f.p.from {
 		stale := f.epoch != sp.fence || f.epoch != sp.lineage.Last().Epoch
 		joined, ok := sp.log.join(f.p)
-		if stale && !d.w.mut.on(OldEpochAccepted) && !d.w.mut.on(AckBeforeAdoption) || f.p.from != sp.log.end || !ok {
+		if stale && !d.w.mut.on(OldEpochAccepted) && !d.w.mut.on(AckBeforeAdoption) || r.fencing > 0 || f.p.from != sp.log.end || !ok {
 			r.cur = nil
 			return
 		}
@@ -265,6 +273,10 @@ func (r *receiver) fence(p *proc, e pos.Epoch) (pos.Lineage, pos.LSN, error) {
 		return sp.lineage, sp.log.end, p.cause
 	}
 	upto := sp.log.end
+	if !d.w.mut.on(OldEpochAccepted) && !d.w.mut.on(FenceReportedEarlier) {
+		r.fencing++
+		defer func() { r.fencing-- }()
+	}
 	d.step(p)
 	sp.durable = max(sp.durable, min(upto, sp.log.end))
 	if d.w.mut.on(FenceReportedEarlier) {

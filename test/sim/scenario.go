@@ -439,7 +439,7 @@ func (w *world) wipe(n *node) {
 
 func (w *world) lose(n *node) {
 	w.trace("%s: disk lost", n.name)
-	w.wiped = w.now
+	w.check.remember(n)
 	n.crash(true)
 	n.forget()
 	n.marked, n.dir = nil, directory{state: dirNone}

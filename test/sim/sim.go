@@ -50,7 +50,6 @@ type world struct {
 	disk     time.Duration
 	lag      time.Duration
 	calm     time.Duration // when the last fault ended; 0 before
-	wiped    time.Duration // when a disk was lost last
 	chains   uint64
 	sessions int
 	stores   int
