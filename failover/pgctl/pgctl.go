@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"understudy/failover/account"
 	"understudy/shipper/pos"
 )
 
@@ -132,63 +132,25 @@ func parseVersion(out string) (Install, error) {
 }
 
 // Account is the operating-system user that runs PostgreSQL.
-type Account struct {
-	Name     string
-	UID, GID uint32
-	Groups   []uint32 // supplementary
-	Switch   bool     // this process is root and must change to it
-}
+type Account = account.Account
 
 // ResolveAccount finds the database account. For root it is the user name, by
 // default postgres, and never root itself; for an ordinary user it is that
 // user, and name must be empty or the same.
 func ResolveAccount(name string) (Account, error) {
-	root := os.Geteuid() == 0
-	if root && name == "" {
+	if os.Geteuid() == 0 && name == "" {
 		name = "postgres"
 	}
-	var u *user.User
-	var err error
-	if root {
-		if u, err = user.Lookup(name); err != nil {
-			return Account{}, fmt.Errorf("database account %q: %w", name, err)
-		}
-	} else if u, err = user.Current(); err != nil {
-		return Account{}, fmt.Errorf("find own user: %w", err)
-	}
-	if !root && name != "" && name != u.Username {
-		return Account{}, fmt.Errorf("database account %q: only root can run PostgreSQL as another user than itself (%s)", name, u.Username)
-	}
-	if u.Uid == "0" {
+	a, err := account.Resolve(name)
+	switch {
+	case err != nil:
+		return Account{}, fmt.Errorf("database account %q: %w", name, err)
+	case a.Name == "":
+		return Account{}, fmt.Errorf("find own user: user id %d has no name", a.UID)
+	case a.UID == 0:
 		return Account{}, errors.New("database account root: PostgreSQL refuses to run as root; name another user")
 	}
-	a := Account{Name: u.Username, Switch: root}
-	if a.UID, err = parseID(u.Uid); err != nil {
-		return Account{}, err
-	}
-	if a.GID, err = parseID(u.Gid); err != nil {
-		return Account{}, err
-	}
-	groups, err := u.GroupIds()
-	if err != nil {
-		groups = nil // without a group database the primary one does
-	}
-	for _, g := range groups {
-		id, err := parseID(g)
-		if err != nil {
-			return Account{}, err
-		}
-		a.Groups = append(a.Groups, id)
-	}
 	return a, nil
-}
-
-func parseID(s string) (uint32, error) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("parse user or group id: %w", err)
-	}
-	return uint32(n), nil
 }
 
 // Server describes the PostgreSQL of one node. All paths are absolute.
