@@ -214,7 +214,7 @@ func PlanFailover(o Observation, to string, force bool) Request {
 func (o Observation) leftBehind(m facts.Member, other string) bool {
 	_, heard := o.fresh(other)
 	_, alive := o.fresh(m.Store)
-	return pair(o.State) && m.Seeded && alive && m.Store != other && !o.State.IsVoter(m.Store) && o.State.IsVoter(other) && !heard
+	return o.State.Pair() && m.Seeded && alive && m.Store != other && !o.State.IsVoter(m.Store) && o.State.IsVoter(other) && !heard
 }
 
 // forceStatement says what a forced failover with a majority may lose.
@@ -252,9 +252,9 @@ func (o Observation) planReform(req Request, m facts.Member, force bool) Request
 	switch {
 	case req.From == m.Name:
 		req.Statement += fmt.Sprintf("%s holds all that it acknowledged; if another node was made primary meanwhile, what is written to %s from now on is lost when the two meet. ", m.Name, m.Name)
-	case pair(o.State) && !o.State.IsVoter(m.Store):
+	case o.State.Pair() && !o.State.IsVoter(m.Store):
 		req.Statement += fmt.Sprintf("%s went on alone: commits that it acknowledged since are lost, for %s has log up to %s only. ", req.From, m.Name, rep.Durable)
-	case pair(o.State):
+	case o.State.Pair():
 		req.Statement += fmt.Sprintf("If %s lived for more than %s after %s last heard it, it may have acknowledged commits that %s does not have. ",
 			req.From, o.State.Policy.PairAloneAfter, m.Name, m.Name)
 	default:

@@ -6,25 +6,11 @@ import (
 	"understudy/ledger/facts"
 )
 
-// pair tells whether the group is two hosts with a database each and no
-// witness.
-func pair(s facts.State) bool {
-	if len(s.Members) != 2 {
-		return false
-	}
-	for _, m := range s.Members {
-		if m.Kind != facts.KindData {
-			return false
-		}
-	}
-	return true
-}
-
 // unheardHalf is the node of a pair that went on alone from which nothing is
 // heard: it may have been promoted by force, so the other half does not open
 // again by itself. Empty when there is nobody to ask, or the operator said so.
 func unheardHalf(o Observation) string {
-	if !pair(o.State) || len(o.State.Voters.Stores) != 1 || o.State.Primary.Previous == "" {
+	if !o.State.Pair() || len(o.State.Voters.Stores) != 1 || o.State.Primary.Previous == "" {
 		return ""
 	}
 	if ord := o.State.Order; ord != nil && ord.Force {
@@ -47,7 +33,7 @@ func unheardHalf(o Observation) string {
 // before the first commit is acknowledged without the other host.
 func pairAlone(o Observation) ([]Action, string) {
 	p, v := o.State.Primary, o.State.Voters
-	if !pair(o.State) || p.Store != o.SelfStore || !steady(o) || len(v.Stores) != 2 || v.Proposed != nil || o.State.Order != nil {
+	if !o.State.Pair() || p.Store != o.SelfStore || !steady(o) || len(v.Stores) != 2 || v.Proposed != nil || o.State.Order != nil {
 		return nil, ""
 	}
 	after := o.State.Policy.PairAloneAfter
@@ -86,7 +72,7 @@ func pairIncident(o Observation) ([]Action, string) {
 	if standing && len(v.Stores) > 1 {
 		return []Action{command(facts.Command{Kind: facts.CmdClearIncident, ClearIncident: &facts.ClearIncident{Key: aloneKey}})}, "commits are on two hosts again"
 	}
-	if standing || !pair(o.State) || len(v.Stores) != 1 {
+	if standing || !o.State.Pair() || len(v.Stores) != 1 {
 		return nil, ""
 	}
 	if _, heard := o.fresh(p.Store); !heard {
@@ -107,7 +93,7 @@ func pairIncident(o Observation) ([]Action, string) {
 // just replacing a node: Raft knows no server that is no member, and nobody
 // asks to join. A vote that is taken meanwhile could be one too many.
 func settledPair(o Observation) bool {
-	if !pair(o.State) || len(applicants(o)) > 0 {
+	if !o.State.Pair() || len(applicants(o)) > 0 {
 		return false
 	}
 	for _, srv := range o.Raft {
@@ -124,7 +110,7 @@ func settledPair(o Observation) bool {
 // so when a group has become a pair under an open primary.
 func pairVote(o Observation) ([]Action, string) {
 	p := o.State.Primary
-	left := p.Phase == facts.PhaseOpened && pair(o.State) // of three, or of a vote half moved
+	left := p.Phase == facts.PhaseOpened && o.State.Pair() // of three, or of a vote half moved
 	if p.Phase != facts.PhaseAssigned && !left || len(o.State.Voters.Stores) > 2 || !settledPair(o) {
 		return nil, ""
 	}

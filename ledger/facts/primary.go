@@ -283,14 +283,13 @@ func (t *tx) nominate(c *Nominate) *refusal {
 // ownLedger refuses a start in a pair while the ledger could be lost with the
 // other node: the new primary must hold the ledger's only vote.
 func (t *tx) ownLedger(p Primaryship) *refusal {
-	n, pair := 0, len(t.s.Members) == 2
+	n := 0
 	for _, m := range t.s.Members {
-		pair = pair && m.Kind == KindData
 		if m.LedgerVoter {
 			n++
 		}
 	}
-	if !pair || n != 2 && t.s.Members[p.Store].LedgerVoter {
+	if !t.s.Pair() || n != 2 && t.s.Members[p.Store].LedgerVoter {
 		return nil
 	}
 	return refuse(CodeLedgerVote, "%s does not hold the only vote of the ledger yet", p.Node)

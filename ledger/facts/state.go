@@ -221,6 +221,19 @@ func (s State) MemberByName(name string) (Member, bool) {
 	return Member{}, false
 }
 
+// Pair tells whether the group is two hosts with a database each and no witness.
+func (s State) Pair() bool {
+	if len(s.Members) != 2 {
+		return false
+	}
+	for _, m := range s.Members {
+		if m.Kind != KindData {
+			return false
+		}
+	}
+	return true
+}
+
 // NameOf is the name of a store's node, also of one that was removed; the store
 // itself when it was never known.
 func (s State) NameOf(store string) string {

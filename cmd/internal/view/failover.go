@@ -104,7 +104,7 @@ func (s *situation) notReady(f Failover) (reason, why string) {
 		return NotObserve, "observe only; the group says what it would do, and does nothing"
 	case s.primary == nil || s.phase() != facts.PhaseOpened || st.Order != nil:
 		return NotChanging, "no primary is open, or it is handing over"
-	case s.pair():
+	case st.Pair():
 		return NotPair, "in a pair without a witness nobody can tell a dead primary from a cut cable; the operator decides"
 	case len(f.Candidates) == 0:
 		return NotNoStandby, s.sayNoCandidate()
@@ -113,20 +113,6 @@ func (s *situation) notReady(f Failover) (reason, why string) {
 		return NotNoMajority, why
 	}
 	return "", ""
-}
-
-// pair tells whether the group is two hosts with a database each and no witness.
-func (s *situation) pair() bool {
-	st := s.in.State
-	if len(st.Members) != 2 {
-		return false
-	}
-	for _, m := range st.Members {
-		if m.Kind != facts.KindData {
-			return false
-		}
-	}
-	return true
 }
 
 // noCandidate says why a standby would not become primary by itself, "" when it
