@@ -3,6 +3,7 @@ package cluster
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -72,6 +73,37 @@ func TestCrash(t *testing.T) {
 		if got := crash(log); got != want {
 			t.Errorf("crash(%q) = %q, want %q", log, got, want)
 		}
+	}
+}
+
+func TestReusedTimelines(t *testing.T) {
+	const two, three = "LOG:  selected new timeline ID: 2\n", "LOG:  selected new timeline ID: 3\n"
+	for _, c := range []struct {
+		name, main, backup string
+		want               []string
+	}{
+		{"NeverPromoted", "", "LOG:  ready\n", nil},
+		{"ByTurns", two, "LOG:  ready\n" + three, nil},
+		{"ByBoth", two, two, []string{"timeline 2 was used by a promotion of main and by one of backup"}},
+		{"ByOneAgain", two + three + two, "", []string{"timeline 2 was used by a promotion of main and by one of main"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			node := func(name, log string) *Node {
+				n := &Node{Name: name, Dir: t.TempDir()}
+				dir := filepath.Join(n.StateDir(), "postgresql")
+				if err := os.MkdirAll(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, "postgresql.log"), []byte(log), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			g := &Group{Main: node("main", c.main), Backup: node("backup", c.backup)}
+			if got := g.reusedTimelines(); !slices.Equal(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
 	}
 }
 

@@ -245,6 +245,33 @@ func (g *Group) WaitReturned(t testing.TB, e pos.Epoch) Change {
 	return c
 }
 
+// CheckTimelines checks by PostgreSQL's own word that no timeline id was used by
+// two promotions.
+func (g *Group) CheckTimelines(t testing.TB) {
+	t.Helper()
+	for _, wrong := range g.reusedTimelines() {
+		t.Error(wrong)
+	}
+}
+
+func (g *Group) reusedTimelines() (wrong []string) {
+	seen := map[string]string{}
+	for _, n := range []*Node{g.Main, g.Backup} {
+		for line := range strings.Lines(n.PostgresLog()) {
+			_, id, ok := strings.Cut(line, "selected new timeline ID: ")
+			if !ok {
+				continue
+			}
+			id = strings.TrimSpace(id)
+			if by, used := seen[id]; used {
+				wrong = append(wrong, fmt.Sprintf("timeline %s was used by a promotion of %s and by one of %s", id, by, n.Name))
+			}
+			seen[id] = n.Name
+		}
+	}
+	return wrong
+}
+
 // FaultAt makes the next daemons of a node whose group was made WithFaults be
 // interrupted at a step of a change of role, once: "kill", or "hang:SECONDS".
 // The file that it returns exists when that has happened.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"understudy/test/cluster"
 	"understudy/test/cluster/clients"
 )
 
@@ -28,7 +27,7 @@ func (r *run) check() {
 	r.stopClients()
 	r.checkEpochs()
 	r.checkRows()
-	r.checkTimelines()
+	r.g.CheckTimelines(r.t)
 	r.measure()
 }
 
@@ -200,25 +199,6 @@ func (r *run) checkDigests(ctx context.Context) {
 		}
 	}
 	r.t.Errorf("compare the data nodes: %v", err)
-}
-
-// checkTimelines checks by PostgreSQL's own word that no timeline id was used by
-// two promotions.
-func (r *run) checkTimelines() {
-	seen := map[string]string{}
-	for _, n := range []*cluster.Node{r.g.Main, r.g.Backup} {
-		for line := range strings.Lines(n.PostgresLog()) {
-			_, id, ok := strings.Cut(line, "selected new timeline ID: ")
-			if !ok {
-				continue
-			}
-			id = strings.TrimSpace(id)
-			if by, used := seen[id]; used {
-				r.t.Errorf("timeline %s was used by a promotion of %s and by one of %s", id, by, n.Name)
-			}
-			seen[id] = n.Name
-		}
-	}
 }
 
 func (r *run) measure() {

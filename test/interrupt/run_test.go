@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -189,27 +188,13 @@ func (r *run) check() {
 		}
 	}
 	r.writers.CheckNoneLost(r.t)
-	r.checkTimelines(primary)
+	r.g.CheckTimelines(r.t)
+	r.checkTimeline(primary)
 	r.checkProofs(primary)
 }
 
-// checkTimelines checks by PostgreSQL's own word that no timeline id was used by
-// two promotions, and that the primary is on the one that the ledger names.
-func (r *run) checkTimelines(primary *cluster.Node) {
-	seen := map[string]string{}
-	for _, n := range []*cluster.Node{r.g.Main, r.g.Backup} {
-		for line := range strings.Lines(n.PostgresLog()) {
-			_, id, ok := strings.Cut(line, "selected new timeline ID: ")
-			if !ok {
-				continue
-			}
-			id = strings.TrimSpace(id)
-			if by, used := seen[id]; used {
-				r.t.Errorf("timeline %s was used by a promotion of %s and by one of %s", id, by, n.Name)
-			}
-			seen[id] = n.Name
-		}
-	}
+// checkTimeline checks that the primary is on the timeline that the ledger names.
+func (r *run) checkTimeline(primary *cluster.Node) {
 	st := r.g.WaitHealthy(r.t)
 	if got := primary.Query(r.t, "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"); got != fmt.Sprint(st.Group.Timeline) {
 		r.t.Errorf("%s writes timeline %s, the ledger names %d", primary.Name, got, st.Group.Timeline)
