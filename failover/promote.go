@@ -61,12 +61,12 @@ func (a *Agent) replayAll(ctx context.Context, g *guard.Client, elected pos.LSN,
 
 // lastRecord is the end of the last whole record below elected.
 func (a *Agent) lastRecord(ctx context.Context, g *guard.Client, elected pos.LSN) (pos.LSN, error) {
-	replayed, err := a.cfg.Server.ReplayedIfStandby(ctx)
+	replayed, err := a.cfg.Server.Replayed(ctx)
 	if err != nil { // it may just have been started
 		if err := a.whileGuarded(ctx, g, nil, a.cfg.Server.WaitReady); err != nil {
 			return 0, err
 		}
-		replayed, err = a.cfg.Server.ReplayedIfStandby(ctx)
+		replayed, err = a.cfg.Server.Replayed(ctx)
 	}
 	if err != nil {
 		return 0, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -190,24 +189,7 @@ func (s *Server) switchAccess(ctx context.Context, locked bool) error {
 }
 
 func (s *Server) tryAccess(ctx context.Context, locked bool) error {
-	ident, hba, err := s.renderAccess(locked)
-	if err != nil {
-		return err
-	}
-	conf, gen, err := s.amended(nil)
-	if err != nil {
-		return err
-	}
-	// Clients wait for this: nothing of it has to outlive a loss of power.
-	for path, text := range map[string]string{s.identFile(): ident, s.hbaFile(): hba, s.managedConf(): conf} {
-		if err := s.passing(path, text); err != nil {
-			return err
-		}
-	}
-	if err := s.reload(ctx, gen); err != nil {
-		return err
-	}
-	return s.with(ctx, func(conn *pgx.Conn) error {
+	return s.withReloaded(ctx, func() (string, error) { return s.putAccess(locked, nil) }, func(conn *pgx.Conn) error {
 		// Reads the file itself: a line in error keeps the old rules in force.
 		var line int
 		var problem string
@@ -222,54 +204,18 @@ func (s *Server) tryAccess(ctx context.Context, locked bool) error {
 	})
 }
 
-// reload makes the postmaster read its files and waits until a new session
-// shows the generation. The postmaster reads pg_hba.conf right after the
-// settings, before it makes another session.
-func (s *Server) reload(ctx context.Context, gen string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	pid, err := s.postmaster()
+// putAccess writes the access rules and changes settings of ours. Clients wait
+// for this: nothing of it has to outlive a loss of power.
+func (s *Server) putAccess(locked bool, change map[string]string) (gen string, err error) {
+	ident, hba, err := s.renderAccess(locked)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if pid == 0 {
-		return fmt.Errorf("%w: it does not run", ErrNotReloaded)
+	conf, gen, err := s.amended(change)
+	if err != nil {
+		return "", err
 	}
-	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
-		return fmt.Errorf("reload server: %w", err)
-	}
-	began := time.Now()
-	for {
-		loaded, problem, err := s.generation(ctx)
-		if err == nil && loaded == gen {
-			return nil
-		}
-		if problem != nil && time.Since(began) > time.Second {
-			return fmt.Errorf("%w: %w", ErrNotReloaded, problem)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ErrNotReloaded, errors.Join(err, problem, ctx.Err()))
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
-// generation asks a new session what the postmaster has loaded, and whether a
-// configuration file is in error.
-func (s *Server) generation(ctx context.Context) (gen string, problem, err error) {
-	err = s.withNew(ctx, func(conn *pgx.Conn) error {
-		if err := conn.QueryRow(ctx, "select coalesce(current_setting('understudy.generation', true), '')").Scan(&gen); err != nil {
-			return fmt.Errorf("read loaded configuration: %w", err)
-		}
-		var file, text string
-		err := conn.QueryRow(ctx, "select coalesce(sourcefile, ''), error from pg_file_settings where error is not null limit 1").Scan(&file, &text)
-		if err == nil {
-			problem = fmt.Errorf("%s: %s", filepath.Base(file), text)
-		}
-		return nil
-	})
-	return gen, problem, err
+	return gen, errors.Join(s.passing(s.identFile(), ident), s.passing(s.hbaFile(), hba), s.passing(s.managedConf(), conf))
 }
 
 // SetSyncName makes name the one application name that satisfies synchronous
@@ -277,35 +223,30 @@ func (s *Server) generation(ctx context.Context) (gen string, problem, err error
 // every new session shows it. ErrForeignSetting tells that another file or the
 // command line decides instead.
 func (s *Server) SetSyncName(ctx context.Context, name string) error {
-	want := ""
-	if name != "" {
-		v, err := syncValue(name)
-		if err != nil {
-			return err
-		}
-		want = v
-	}
-	gen, err := s.amend(map[string]string{"synchronous_standby_names": want})
+	want, err := syncNames(name)
 	if err != nil {
 		return err
 	}
-	if err := s.reload(ctx, gen); err != nil {
-		return err
+	return s.withReloaded(ctx, func() (string, error) { return s.amend(map[string]string{"synchronous_standby_names": want}) },
+		func(conn *pgx.Conn) error { return s.checkNames(ctx, conn, want) })
+}
+
+// syncNames is the value of synchronous_standby_names with which commits wait
+// for name alone, or, when it is empty, for nobody.
+func syncNames(name string) (string, error) {
+	if name == "" {
+		return "", nil
 	}
-	return s.CheckSyncName(ctx, name)
+	return syncValue(name)
 }
 
 // CheckSyncName asks a new session of the running server whether name (empty:
 // nobody) is what commits wait for and whether our managed file says so;
 // ErrForeignSetting when not.
 func (s *Server) CheckSyncName(ctx context.Context, name string) error {
-	want := ""
-	if name != "" {
-		v, err := syncValue(name)
-		if err != nil {
-			return err
-		}
-		want = v
+	want, err := syncNames(name)
+	if err != nil {
+		return err
 	}
 	return s.withNew(ctx, func(conn *pgx.Conn) error { return s.checkNames(ctx, conn, want) })
 }

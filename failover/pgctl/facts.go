@@ -64,22 +64,9 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 	return f, err
 }
 
-// Replayed is how far a standby has replayed, in whole records.
+// Replayed is how far a standby has replayed, in whole records. It fails when
+// the server is not in recovery, and is quicker than Facts.
 func (s *Server) Replayed(ctx context.Context) (at pos.LSN, err error) {
-	err = s.with(ctx, func(conn *pgx.Conn) error {
-		text, err := ask(ctx, conn, "select coalesce(pg_last_wal_replay_lsn()::text, '0/0')")
-		if err != nil {
-			return fmt.Errorf("ask how far was replayed: %w", err)
-		}
-		at, err = pos.ParseLSN(text)
-		return err
-	})
-	return at, err
-}
-
-// ReplayedIfStandby is Replayed, and fails when the server is not in recovery.
-// It is quicker than Facts.
-func (s *Server) ReplayedIfStandby(ctx context.Context) (at pos.LSN, err error) {
 	err = s.with(ctx, func(conn *pgx.Conn) error {
 		text, err := ask(ctx, conn, "select case when pg_is_in_recovery() then coalesce(pg_last_wal_replay_lsn()::text, '0/0') else '' end")
 		switch {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,21 +32,16 @@ func (s *Server) PreparePromotion(ctx context.Context, syncName string, async bo
 		}
 		want = v
 	}
-	pid, err := s.postmaster()
+	pid, err := s.running()
 	if err != nil {
 		return err
 	}
-	if pid == 0 {
-		return fmt.Errorf("%w: it does not run", ErrNotReloaded)
-	}
-	gen, err := s.rewrite(want)
-	if err != nil {
-		return err
-	}
-	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
-		return fmt.Errorf("reload server: %w", err)
-	}
-	conn, err := s.reloaded(ctx, gen)
+	// The kept session has taken earlier reloads over before the files change:
+	// what it shows then is ours.
+	conn, err := s.reload(ctx, s.borrow(ctx), func() (string, error) {
+		return s.putAccess(true, map[string]string{"synchronous_standby_names": want,
+			"primary_conninfo": "", "restore_command": "", "primary_slot_name": "", applyDelay: "0"})
+	})
 	if err != nil {
 		return err
 	}
@@ -56,62 +50,6 @@ func (s *Server) PreparePromotion(ctx context.Context, syncName string, async bo
 		return err
 	}
 	return s.endAll(ctx, conn, pid)
-}
-
-// rewrite puts the files of PreparePromotion down.
-func (s *Server) rewrite(names string) (gen string, err error) {
-	ident, hba, err := s.renderAccess(true)
-	if err != nil {
-		return "", err
-	}
-	conf, gen, err := s.amended(map[string]string{"synchronous_standby_names": names,
-		"primary_conninfo": "", "restore_command": "", "primary_slot_name": "", applyDelay: "0"})
-	if err != nil {
-		return "", err
-	}
-	return gen, errors.Join(s.passing(s.identFile(), ident), s.passing(s.hbaFile(), hba), s.passing(s.managedConf(), conf))
-}
-
-// reloaded returns a session that shows generation gen. The postmaster tells its
-// children of a new configuration first and reads the access rules next, in one
-// go: it accepts nobody in between. So whoever is accepted after a session has
-// shown gen is judged by the new rules, and no new connection, which costs a
-// process, is needed to prove it.
-func (s *Server) reloaded(ctx context.Context, gen string) (*pgx.Conn, error) {
-	role, err := s.role()
-	if err != nil {
-		return nil, err
-	}
-	began := time.Now()
-	conn := s.borrow(ctx)
-	for {
-		if conn == nil {
-			conn, err = s.connectAs(ctx, role, "postgres")
-		}
-		if err == nil {
-			var loaded string
-			if loaded, err = ask(ctx, conn, "select current_setting('understudy.generation', true)"); err == nil && loaded == gen {
-				return conn, nil
-			}
-		}
-		if err != nil && conn != nil {
-			conn.Close(context.WithoutCancel(ctx))
-			conn = nil
-		}
-		if time.Since(began) > time.Second {
-			// Only now ask what is wrong with the files: that question is slow.
-			if _, problem, perr := s.generation(ctx); perr == nil && problem != nil {
-				return nil, fmt.Errorf("%w: %w", ErrNotReloaded, problem)
-			}
-		}
-		if perr := pause(ctx, poll); perr != nil {
-			if conn != nil {
-				conn.Close(context.WithoutCancel(ctx))
-			}
-			return nil, fmt.Errorf("%w: %w", ErrNotReloaded, errors.Join(err, perr))
-		}
-		err = nil
-	}
 }
 
 // ask returns the first column of the one row of sql, as text, in one round

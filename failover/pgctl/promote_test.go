@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"understudy/failover/guard"
 	"understudy/failover/pgctl"
+	"understudy/test/pgtest"
 )
 
 func TestServer_Promotion(t *testing.T) {
@@ -22,6 +26,9 @@ func TestServer_Promotion(t *testing.T) {
 	before, err := s.Facts(context30(t))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if at, err := s.Replayed(context30(t)); err != nil || at != before.Replay {
+		t.Errorf("replayed %s, %v, want %s", at, err, before.Replay)
 	}
 	if err := s.BurnTimelines(1, 7); err != nil {
 		t.Fatal(err)
@@ -42,6 +49,9 @@ func TestServer_Promotion(t *testing.T) {
 	}
 	if n := len(histories(t, s)); n != 6 { // 7 and the burned ones
 		t.Errorf("%d histories", n)
+	}
+	if at, err := s.Replayed(context30(t)); err == nil {
+		t.Errorf("a primary says that it replayed %s", at)
 	}
 	if err := client(t, s); err == nil {
 		t.Error("a client is let in after the promotion")
@@ -127,6 +137,40 @@ func testPrepare(t *testing.T, s *pgctl.Server) {
 		}
 	}
 	testPrepareRefuses(t, s)
+	testPrepareWaits(t, s)
+}
+
+// testPrepareWaits holds the postmaster back while the kept session has still
+// to take an earlier reload over: what that session shows then is read from the
+// new files and says nothing of the postmaster.
+func testPrepareWaits(t *testing.T, s *pgctl.Server) {
+	t.Helper()
+	if _, err := s.Sessions(context30(t)); err != nil { // leaves its session behind
+		t.Fatal(err)
+	}
+	const loadTime = "select pg_conf_load_time()::text"
+	loaded := query(t, s, loadTime)
+	do(t, s, "select pg_reload_conf()")
+	pgtest.Eventually(t, 5*time.Second, "an earlier reload", func() bool { return query(t, s, loadTime) != loaded })
+	pid, err := strconv.Atoi(strings.Fields(read(t, filepath.Join(s.DataDir, "postmaster.pid")))[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	err = s.PreparePromotion(ctx, "understudy_1_2", false)
+	if cerr := syscall.Kill(pid, syscall.SIGCONT); cerr != nil {
+		t.Fatal(cerr)
+	}
+	if !errors.Is(err, pgctl.ErrNotReloaded) {
+		t.Errorf("with a postmaster that has read nothing: %v", err)
+	}
+	if err := s.PreparePromotion(context30(t), "understudy_1_2", false); err != nil {
+		t.Errorf("once it goes on: %v", err)
+	}
 }
 
 func testPrepareRefuses(t *testing.T, s *pgctl.Server) {

@@ -95,18 +95,21 @@ func (s *Server) SetApplyDelay(ctx context.Context, d time.Duration) error {
 	if err != nil {
 		return err
 	}
+	var is, file string
+	look := applyDelayOf(ctx, &is, &file)
 	if written == want {
-		if is, _, err := s.applyDelayOf(ctx, s.with); err != nil || is == want {
+		if err := s.with(ctx, look); err != nil || is == want {
 			return err
 		}
 	}
-	is, file, err := s.putApplyDelay(ctx, want)
+	put := func() (string, error) { return s.amend(map[string]string{applyDelay: want}) }
+	err = s.withReloaded(ctx, put, look)
 	if err == nil && is != want && filepath.Base(file) == "postgresql.auto.conf" {
 		s.Log.Warn("removed a setting that understudy decides", "file", file, "setting", applyDelay)
 		if err := s.exec(ctx, "reset "+applyDelay, "alter system reset "+applyDelay); err != nil {
 			return err
 		}
-		is, file, err = s.putApplyDelay(ctx, want)
+		err = s.withReloaded(ctx, put, look)
 	}
 	if err == nil && is != want {
 		err = fmt.Errorf("%w: %s is %s ms by %s, must be %s by %s", ErrForeignSetting, applyDelay, is, file, want, s.managedConf())
@@ -114,27 +117,15 @@ func (s *Server) SetApplyDelay(ctx context.Context, d time.Duration) error {
 	return err
 }
 
-// putApplyDelay writes a delay and tells which one is in force then, by which
-// file.
-func (s *Server) putApplyDelay(ctx context.Context, want string) (is, file string, err error) {
-	gen, err := s.amend(map[string]string{applyDelay: want})
-	if err != nil {
-		return "", "", err
+// applyDelayOf asks which delay is in force, by which file.
+func applyDelayOf(ctx context.Context, is, file *string) func(*pgx.Conn) error {
+	return func(conn *pgx.Conn) error {
+		err := conn.QueryRow(ctx, "select setting, coalesce(sourcefile, 'the command line') from pg_settings where name = $1", applyDelay).Scan(is, file)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", applyDelay, err)
+		}
+		return nil
 	}
-	if err := s.reload(ctx, gen); err != nil {
-		return "", "", err
-	}
-	return s.applyDelayOf(ctx, s.withNew)
-}
-
-func (s *Server) applyDelayOf(ctx context.Context, with func(context.Context, func(*pgx.Conn) error) error) (is, file string, err error) {
-	err = with(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "select setting, coalesce(sourcefile, 'the command line') from pg_settings where name = $1", applyDelay).Scan(&is, &file)
-	})
-	if err != nil {
-		return "", "", fmt.Errorf("read %s: %w", applyDelay, err)
-	}
-	return is, file, nil
 }
 
 // managedValue is what the managed file says that we decided.

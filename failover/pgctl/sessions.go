@@ -71,8 +71,9 @@ func (s *Server) TerminateSessions(ctx context.Context) (n int, err error) {
 // returns when there is none. The rules are read when a connection is
 // accepted, so one that was still logging in when they changed is let in by
 // the old ones: it is in no view before it is in, and is looked for among the
-// postmaster's children. Those that came later are of no concern: see reloaded. Those that do not finish within patience, in
-// which our own connections are long in, are ended as well.
+// postmaster's children. Those that came later are of no concern: see reload.
+// Those that do not finish within patience, in which our own connections are
+// long in, are ended as well.
 func (s *Server) endAll(ctx context.Context, conn *pgx.Conn, postmaster int) error {
 	const patience = 25 * time.Millisecond
 	began := time.Now()
