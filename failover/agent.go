@@ -146,11 +146,7 @@ func (a *Agent) Server() decide.Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.server
-	h := a.probe.Latest()
-	s.Failing, s.FailingFor = h.Failing, h.For
-	if s.Failing == "" && a.out.stuck != "" {
-		s.Failing, s.FailingFor = a.out.stuck, time.Since(a.out.since)
-	}
+	s.Failing, s.FailingFor = a.failing(a.probe.Latest())
 	if !a.endedAt.IsZero() {
 		s.EndedFor = max(time.Since(a.endedAt), 1)
 	}
@@ -179,10 +175,8 @@ func (a *Agent) Problems() map[string]string {
 	for k, v := range h.Warnings {
 		out[decide.Advice+string(k)] = v
 	}
-	if h.Failing != "" {
-		out["failing"] = h.Failing
-	} else if a.out.stuck != "" {
-		out["failing"] = a.out.stuck
+	if text, _ := a.failing(h); text != "" {
+		out["failing"] = text
 	}
 	return out
 }

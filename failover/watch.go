@@ -50,6 +50,15 @@ func (h *handedOut) look(received, flushed pos.LSN, now time.Time, stall time.Du
 	}
 }
 
+// failing is why the server cannot serve, "" when it can, and for how long: by
+// the newest look of the probes, or because it hands out no log. mu is held.
+func (a *Agent) failing(h probe.Health) (why string, since time.Duration) {
+	if h.Failing == "" && a.out.stuck != "" {
+		return a.out.stuck, time.Since(a.out.since)
+	}
+	return h.Failing, h.For
+}
+
 // probed says what the probes find when all is well: a server that writes, that
 // replays, or none. A nil guard is none.
 func (a *Agent) probed(mode probe.Mode, g *guard.Client) {
