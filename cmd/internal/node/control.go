@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -443,10 +444,30 @@ func (c *control) hear(rep decide.Report) {
 		default:
 		}
 	}
-	// A node speaks with one store; what its lost one said is no longer news.
+	c.forgetLost(rep)
+}
+
+// A node speaks with one store. What its lost ones said is no longer news after
+// lostFor, and of more than maxLost of them nobody has to know.
+const (
+	lostFor = 10 * time.Second
+	maxLost = 4
+)
+
+// forgetLost drops what the stores said with which the sender of a report spoke
+// before. mu is held.
+func (c *control) forgetLost(rep decide.Report) {
+	var lost []string
 	for s, h := range c.heard {
-		if h.Report.Node == rep.Node && s != rep.Store && time.Since(h.At) > 10*time.Second {
+		if h.Report.Node == rep.Node && s != rep.Store {
+			lost = append(lost, s)
+		}
+	}
+	slices.SortFunc(lost, func(a, b string) int { return c.heard[b].At.Compare(c.heard[a].At) }) // newest first
+	for i, s := range lost {
+		if i >= maxLost || time.Since(c.heard[s].At) > lostFor {
 			delete(c.heard, s)
+			c.ears.forget(s)
 		}
 	}
 }

@@ -19,7 +19,7 @@ type ears struct {
 	mu       sync.Mutex
 	looked   time.Time
 	listened time.Duration
-	heard    map[string]*heardOf   // by store
+	heard    map[string]*heardOf   // by store; of those that control remembers
 	refused  map[string]*refusedBy // by node
 }
 
@@ -67,6 +67,13 @@ func (e *ears) ended(store string) {
 	if h := e.heard[store]; h != nil {
 		h.gone = true
 	}
+}
+
+// forget drops a store with which no node speaks any more.
+func (e *ears) forget(store string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.heard, store)
 }
 
 // answered notes how a node's host took a connection. It tells whether the
