@@ -310,16 +310,16 @@ func (h Hears) words(node string) string {
 
 // The incidents about a primary that is lost and not replaced.
 const (
-	wouldKey = "would-failover"
-	vetoKey  = "silence-veto"
-	aliveKey = "no-successor"
+	wouldKey       = "would-failover"
+	vetoKey        = "silence-veto"
+	noSuccessorKey = "no-successor"
 )
 
 // lossIncident says what is not done about a lost primary, and why: the group
 // only observes, nobody could take over, or its log still advances.
 func lossIncident(o Observation) ([]Action, string) {
 	key, text := o.undone()
-	for _, k := range []string{wouldKey, vetoKey, aliveKey} {
+	for _, k := range []string{wouldKey, vetoKey, noSuccessorKey} {
 		inc, standing := o.State.Incidents[k]
 		standing = standing && inc.Until.IsZero()
 		switch {
@@ -365,7 +365,7 @@ func (o Observation) undone() (key, text string) {
 			all = append(all, r.What+" "+r.Why)
 		}
 	}
-	return aliveKey, fmt.Sprintf("Nobody can take over, although %s: %s.", l.why, strings.Join(all, "; "))
+	return noSuccessorKey, fmt.Sprintf("Nobody can take over, although %s: %s.", l.why, strings.Join(all, "; "))
 }
 
 func (o Observation) whyNot() string {
