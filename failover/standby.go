@@ -234,8 +234,11 @@ func (a *Agent) launchStandby(ctx context.Context) (*guard.Client, error) {
 // where its recovery begins. A store whose log is damaged has lost what it
 // promised to keep, and is given up: another begins, with log from the others.
 func (a *Agent) logIsWhole(c pgctl.Control) error {
-	from, end := c.Redo, a.cfg.Plane.LogEnd()
-	if base := a.cfg.Plane.LogBase(); base == 0 || from < base || from >= end {
+	from, base, end := a.redoOf(c), a.cfg.Plane.LogBase(), a.cfg.Plane.LogEnd()
+	if from < base { // a rewound directory has in pg_wal what comes before
+		from = c.Redo
+	}
+	if base == 0 || from < base || from >= end {
 		return nil
 	}
 	_, err := a.cfg.Plane.RecordEnd(from, end)
