@@ -166,8 +166,9 @@ func (s *Spool) RaiseFence(e pos.Epoch) (pos.Pos, error) {
 // before the end, the log is cut there: the bytes beyond are first moved to a
 // directory of their own under tail and synced.
 //
-// ErrStaleEpoch is returned when fence is below the present one or l is older
-// than the stored lineage, ErrPruned when the cut would lie below Base;
+// ErrStaleEpoch is returned when fence is below the present one, or l is older
+// than the stored lineage, the fence is the same, and something was written of
+// what l lacks or the stored one is of the fence's own epoch; ErrPruned when the cut would lie below Base;
 // nothing has changed then. After another error the call may be repeated.
 func (s *Spool) Adopt(l pos.Lineage, fence pos.Epoch) error {
 	s.op.Lock()
@@ -181,7 +182,7 @@ func (s *Spool) Adopt(l pos.Lineage, fence pos.Epoch) error {
 	s.mu.Lock()
 	m := s.meta.clone()
 	s.mu.Unlock()
-	if err := checkAdopt(m, l, fence); err != nil {
+	if err := checkAdopt(m, l, fence, s.End()); err != nil {
 		return fmt.Errorf("adopt lineage: %w", err)
 	}
 	if slices.Equal(m.Lineage, l) {
@@ -238,7 +239,7 @@ func (s *Spool) adopt(m stored, l pos.Lineage, fence pos.Epoch) error {
 	return s.note(nil)
 }
 
-func checkAdopt(m stored, l pos.Lineage, fence pos.Epoch) error {
+func checkAdopt(m stored, l pos.Lineage, fence pos.Epoch, end pos.LSN) error {
 	if err := l.Validate(); err != nil {
 		return err
 	}
@@ -251,8 +252,16 @@ func checkAdopt(m stored, l pos.Lineage, fence pos.Epoch) error {
 		return fmt.Errorf("%w: fence %s, the present one is %s", ErrStaleEpoch, fence, m.Fence)
 	case fence.Less(last):
 		return fmt.Errorf("%w: fence %s is below the lineage's own epoch %s", ErrStaleEpoch, fence, last)
-	case fence == m.Fence && last.Less(stored):
+	case fence == m.Fence && last.Less(stored) && (stored == fence || !unwritten(m.Lineage, l, end)):
 		return fmt.Errorf("%w: the lineage ends with epoch %s, the stored one with %s", ErrStaleEpoch, last, stored)
 	}
 	return nil
+}
+
+// unwritten tells whether nothing lies in a log that ends at end of what its
+// lineage has and l has not: epochs that came to nothing, whose node may have to
+// take over an older history to go on.
+func unwritten(own, l pos.Lineage, end pos.LSN) bool {
+	fork, same := own.Fork(l)
+	return same && len(own) <= len(l) || fork >= end
 }

@@ -187,6 +187,44 @@ func TestSpool_AdoptRefuses(t *testing.T) {
 	}
 }
 
+// An epoch that came to nothing leaves an entry without a byte. Its node may
+// have to take over the older history of another one to go on.
+func TestSpool_AdoptOverUnwritten(t *testing.T) {
+	s := begun(t, config(faultfs.New()))
+	closeSpool(t, s)
+	mustAppend(t, s, epoch(1), segSize)
+	mustSync(t, s)
+	l1 := s.Lineage()
+	end := s.End()
+	if err := s.Adopt(l1.With(pos.Entry{Epoch: epoch(3), Timeline: 1, Start: end}), epoch(3)); err != nil {
+		t.Fatal(err)
+	}
+	l2 := l1.With(pos.Entry{Epoch: epoch(2), Timeline: 2, Start: end})
+	if err := s.Adopt(l2, epoch(3)); !errors.Is(err, spool.ErrStaleEpoch) {
+		t.Errorf("under the epoch's own fence: %v", err)
+	}
+	if _, err := s.RaiseFence(epoch(4)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Adopt(l2, epoch(4)); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Lineage().Last().Epoch; got != epoch(2) || s.End() != end {
+		t.Errorf("the history ends with %s at %s", got, s.End())
+	}
+	l4 := l2.With(pos.Entry{Epoch: epoch(4), Timeline: 2, Start: end})
+	if err := s.Adopt(l4, epoch(4)); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, epoch(4), segSize)
+	if _, err := s.RaiseFence(epoch(5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Adopt(l2, epoch(5)); !errors.Is(err, spool.ErrStaleEpoch) {
+		t.Errorf("over what was written: %v", err)
+	}
+}
+
 func TestSpool_PruneAndReset(t *testing.T) {
 	fsys := faultfs.New()
 	cfg := config(fsys)

@@ -29,6 +29,7 @@ type checks struct {
 	outage    *outage                  // under way
 	leaving   map[string]time.Duration // when it was applied
 	lost      []remains
+	decreed   time.Duration // when the policy changed last
 }
 
 // opening is the log with which a primary opened.
@@ -77,6 +78,8 @@ func (c *checks) applied(before, after facts.State, cmd facts.Command) {
 	switch {
 	case cmd.SetLeaving != nil:
 		c.leaving[cmd.SetLeaving.Leaving.Store] = c.w.now
+	case cmd.SetPolicy != nil:
+		c.decreed = c.w.now
 	case cmd.MarkSeeded != nil:
 		c.w.trace("ledger: %s seeded %t", before.NameOf(cmd.MarkSeeded.Store), cmd.MarkSeeded.Seeded)
 	case cmd.Returned != nil:
@@ -118,7 +121,8 @@ func (c *checks) elected(s facts.State) {
 	if n == nil {
 		return
 	}
-	if s.Order == nil && s.Policy.Of(n.name).NoFailover && s.Primary.Previous != s.Primary.Store {
+	underWay := c.decreed != 0 && c.w.now-c.decreed < 50*time.Millisecond // decided by the policy before
+	if s.Order == nil && !underWay && s.Policy.Of(n.name).NoFailover && s.Primary.Previous != s.Primary.Store {
 		c.fail("%s is elected for epoch %s, which the policy forbids", n.name, s.Primary.Epoch)
 	}
 	log := n.sp.log

@@ -71,7 +71,9 @@ func (s *spool) raise(e pos.Epoch, durably bool) {
 // it leaves it.
 func (s *spool) adopt(l pos.Lineage, f pos.Epoch) error {
 	last, stored := l.Last().Epoch, s.lineage.Last().Epoch
-	if f.Less(s.fence) || f.Less(last) || f == s.fence && last.Less(stored) {
+	fork, _ := s.lineage.Fork(l)
+	unwritten := fork >= s.log.end && stored != f
+	if f.Less(s.fence) || f.Less(last) || f == s.fence && last.Less(stored) && !unwritten {
 		return fmt.Errorf("stale lineage of %s at fence %s, here %s at %s", last, f, stored, s.fence)
 	}
 	if role.ForkOf(s.lineage, l) != ^pos.LSN(0) && len(s.lineage) > 0 && s.log.base != 0 {
