@@ -28,6 +28,7 @@ const (
 	Stream  Protocol = "understudy-stream/1"  // WAL and seeding
 	Control Protocol = "understudy-control/1" // reports and proposals
 	Admin   Protocol = "understudy-admin/1"   // the operator's commands
+	Place   Protocol = "understudy-place/1"   // objects of another node's location
 )
 
 // Limits of a link.
