@@ -164,7 +164,7 @@ func declared(f *File, spec *ast.ValueSpec) (found bool) {
 
 // VersionAware are the packages that know how PostgreSQL versions differ.
 func VersionAware() []string {
-	return []string{"failover/pgctl", "shipper/walfmt", "primary/basebackup"}
+	return []string{"failover/pgctl", "shipper/walfmt", "shipper/basestream"}
 }
 
 // versionName matches what holds a version of PostgreSQL. The versions of
