@@ -1,0 +1,186 @@
+package recover
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"understudy/standby/restore"
+)
+
+// Names of our own files in a directory that is being restored.
+const (
+	markTemp   = restore.MarkName + ".new"
+	stateName  = "understudy.restore"          // the plan and how far it has come
+	stateTemp  = "understudy.restore.new"      //
+	indexName  = "understudy.restore.files"    // the list of files, compressed
+	indexTemp  = "understudy.restore.files.in" //
+	maxState   = 4 << 20
+	markFormat = 1
+
+	// controlPath is what PostgreSQL cannot start without; until the end it lies
+	// under controlAside.
+	controlPath  = "global/pg_control"
+	controlAside = "global/pg_control.understudy"
+)
+
+// mark is the content of the mark that a seed uses, too: whatever wipes or
+// seeds an interrupted seed does so with an interrupted restore.
+type mark struct {
+	Version     int     `json:"version"`
+	SystemID    uint64  `json:"system_id,string"`
+	Major       int     `json:"major,omitempty"` // of what lies in the tablespaces
+	DataDir     string  `json:"data_dir"`
+	Wiping      bool    `json:"wiping,omitempty"`
+	Tablespaces []place `json:"tablespaces,omitempty"`
+}
+
+// place is a tablespace on this host.
+type place struct {
+	OID uint32 `json:"oid"`
+	Dir string `json:"dir"`
+}
+
+func readMark(dir string) (mark, error) {
+	var m mark
+	b, err := readSmall(filepath.Join(dir, restore.MarkName))
+	if err != nil {
+		return m, fmt.Errorf("read the mark of an interrupted restore: %w", err)
+	}
+	if err := json.Unmarshal(b, &m); err != nil || m.Version != markFormat {
+		return mark{}, fmt.Errorf("the mark %s is unreadable or of a newer version; remove the directory's contents to restore to it again", filepath.Join(dir, restore.MarkName))
+	}
+	return m, nil
+}
+
+func (m mark) write(dir string) error {
+	return writeJSON(dir, restore.MarkName, markTemp, m)
+}
+
+// Status is what a directory that a restore has touched is.
+type Status struct {
+	Plan Plan `json:"plan"`
+	// Step is the last that was begun, or one of Ready and Finished.
+	Step string    `json:"step"`
+	At   time.Time `json:"at"`
+	// Startable is false as long as the files are not complete.
+	Startable bool `json:"startable"`
+	// Reached is where a recovery of ours ended.
+	Reached *Reached `json:"reached,omitempty"`
+}
+
+// The steps of a Status after those of Execute.
+const (
+	Ready     = "ready"     // the files are complete; recovery has not ended
+	Recovered = "recovered" // recovery ended; a new identity is outstanding
+	Finished  = "finished"
+)
+
+// ErrNoRestore is returned by Inspect for a directory that no restore of ours
+// has touched.
+var ErrNoRestore = errors.New("no restore has been here")
+
+// Inspect tells what a restored or half-restored directory is. It changes
+// nothing.
+func Inspect(dataDir string) (Status, error) {
+	s, err := readState(dataDir)
+	if err != nil {
+		return Status{}, err
+	}
+	_, err = os.Lstat(filepath.Join(dataDir, restore.MarkName))
+	s.Startable = errors.Is(err, fs.ErrNotExist)
+	if s.Startable && s.Step != Recovered && s.Step != Finished {
+		s.Step = Ready // the mark is the truth, and went after the last note
+	}
+	return s, nil
+}
+
+func readState(dataDir string) (Status, error) {
+	var s Status
+	b, err := readSmall(filepath.Join(dataDir, stateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, fmt.Errorf("%w: %s", ErrNoRestore, dataDir)
+	}
+	if err != nil {
+		return s, fmt.Errorf("read the state of a restore: %w", err)
+	}
+	if err := json.Unmarshal(b, &s); err != nil || s.Plan.Version != planVersion {
+		return Status{}, fmt.Errorf("%s is unreadable or of a newer version", filepath.Join(dataDir, stateName))
+	}
+	return s, nil
+}
+
+// write makes s the state of the plan's directory, durably.
+func (s Status) write() error { return writeJSON(s.Plan.DataDir, stateName, stateTemp, s) }
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxState))
+}
+
+func writeJSON(dir, name, temp string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	return writeFile(dir, name, temp, b, 0o600, nil)
+}
+
+// writeFile replaces a file durably.
+func writeFile(dir, name, temp string, b []byte, mode fs.FileMode, owner *restore.Owner) error {
+	path := filepath.Join(dir, temp)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|noFollow, mode)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	_, err = f.Write(b)
+	if err == nil && owner != nil {
+		err = f.Chown(owner.UID, owner.GID)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := os.Rename(path, filepath.Join(dir, name)); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return syncDir(dir)
+}
+
+// removeDurably removes a file that may be gone already.
+func removeDurably(dir, name string) error {
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// makeDir makes a directory that survives a crash.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
