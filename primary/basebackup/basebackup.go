@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
+	"os"
+	"syscall"
 	"time"
 
+	"understudy/shipper/basestream"
 	"understudy/shipper/frame"
 	"understudy/shipper/pos"
 )
@@ -34,21 +36,12 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Limits of BASE_BACKUP's MAX_RATE, in kB/s.
-const minRate, maxRate = 32, 1 << 20
-
 // Validate checks the values that do not need a server.
-func (c Config) Validate() error {
-	if c.ConnString == "" {
-		return errors.New("the connection string of the local PostgreSQL is empty")
-	}
-	if c.MaxRate != 0 && (c.MaxRate < minRate || c.MaxRate > maxRate) {
-		return fmt.Errorf("a seed rate of %d kB/s is outside %d to %d", c.MaxRate, minRate, maxRate)
-	}
-	if strings.ContainsRune(c.Label, 0) || strings.ContainsRune(c.Label, '\n') || len(c.Label) > 200 {
-		return fmt.Errorf("the backup label %q is longer than 200 bytes or has a line break", c.Label)
-	}
-	return nil
+func (c Config) Validate() error { return c.stream().Validate() }
+
+// stream is the part of the configuration that concerns PostgreSQL.
+func (c Config) stream() basestream.Config {
+	return basestream.Config{ConnString: c.ConnString, Application: "understudy seed", Label: c.Label, RateKB: c.MaxRate}
 }
 
 // ErrRefused is returned by Serve when the asker was told why it gets no
@@ -75,6 +68,28 @@ type Tablespace struct {
 	// zero when it could not be read.
 	Device uint64 `json:"device,string"`
 	Inode  uint64 `json:"inode,string"`
+}
+
+// planOf is the plan of a backup that has begun on src.
+func planOf(src *basestream.Stream, p basestream.Plan) Plan {
+	out := Plan{SystemID: src.SystemID, Major: src.Major, StartLSN: p.Start, Timeline: p.Timeline, EstimateBytes: p.Estimate}
+	for _, t := range p.Spaces {
+		out.Tablespaces = append(out.Tablespaces, describe(t))
+	}
+	return out
+}
+
+func describe(s basestream.Space) Tablespace {
+	t := Tablespace{OID: s.OID, Location: s.Location, InPlace: s.InPlace}
+	if t.InPlace {
+		return t
+	}
+	if fi, err := os.Stat(t.Location); err == nil {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			t.Device, t.Inode = uint64(st.Dev), st.Ino
+		}
+	}
+	return t
 }
 
 // Serve answers one seed ask on conn: it reads the ask and the list of chunks

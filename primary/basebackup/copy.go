@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"understudy/shipper/basestream"
 	"understudy/shipper/frame"
 )
 
@@ -28,7 +29,7 @@ type item struct {
 
 // copier reads the backup in one goroutine and sends it in another.
 type copier struct {
-	src   *source
+	src   *basestream.Stream
 	held  *holdings
 	out   *sender
 	items chan item
@@ -40,11 +41,12 @@ type copier struct {
 
 // copy runs the backup and sends everything but the end frame, which it
 // returns.
-func (s *session) copy(src *source, held *holdings) (end, error) {
-	plan, err := src.start(s.cfg)
+func (s *session) copy(src *basestream.Stream, held *holdings) (end, error) {
+	start, err := src.Start()
 	if err != nil {
 		return end{}, err
 	}
+	plan := planOf(src, start)
 	if err := s.out.now(frame.SeedPlan, plan); err != nil {
 		return end{}, fmt.Errorf("send the plan: %w", err)
 	}
@@ -54,13 +56,13 @@ func (s *session) copy(src *source, held *holdings) (end, error) {
 	}
 	last := end{StartLSN: plan.StartLSN}
 	g, ctx := errgroup.WithContext(s.ctx)
-	stop := context.AfterFunc(ctx, src.abort)
+	stop := context.AfterFunc(ctx, src.Abort)
 	g.Go(func() error {
 		defer close(c.items)
-		if err := c.read(ctx, newArchives(src, plan)); err != nil {
+		if err := c.read(ctx); err != nil {
 			return err
 		}
-		last.EndLSN, last.Timeline, err = src.finish()
+		last.EndLSN, last.Timeline, err = src.Finish()
 		stop() // the source is at rest; nothing to cut when the group ends
 		return err
 	})
@@ -72,20 +74,20 @@ func (s *session) copy(src *source, held *holdings) (end, error) {
 	return last, nil
 }
 
-// read turns the archives into items.
-func (c *copier) read(ctx context.Context, a *archives) error {
+// read turns the parts of the backup into items.
+func (c *copier) read(ctx context.Context) error {
 	for {
-		part, err := a.next()
+		part, err := c.src.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if part.manifest {
-			c.manifestBytes, err = c.readFile(ctx, a, fileHeader{Kind: kindManifest, Path: "backup_manifest", Size: -1, Mode: 0o600})
+		if part.Manifest {
+			c.manifestBytes, err = c.readFile(ctx, c.src, fileHeader{Kind: kindManifest, Path: "backup_manifest", Size: -1, Mode: 0o600})
 		} else {
-			err = c.readTar(ctx, a, part)
+			err = c.readTar(ctx, part)
 		}
 		if err != nil {
 			return err
@@ -93,19 +95,19 @@ func (c *copier) read(ctx context.Context, a *archives) error {
 	}
 }
 
-func (c *copier) readTar(ctx context.Context, r io.Reader, part archive) error {
+func (c *copier) readTar(ctx context.Context, part basestream.Part) error {
 	prefix := ""
-	if part.oid != 0 {
-		prefix = "pg_tblspc/" + strconv.FormatUint(uint64(part.oid), 10)
+	if part.OID != 0 {
+		prefix = "pg_tblspc/" + strconv.FormatUint(uint64(part.OID), 10)
 	}
-	tr := tar.NewReader(r)
+	tr := tar.NewReader(c.src)
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", errSource, err)
+			return fmt.Errorf("%w: %w", basestream.ErrServer, err)
 		}
 		head := fileHeader{Path: path.Join(prefix, strings.TrimPrefix(h.Name, "./")), Mode: uint32(h.Mode & 0o777)}
 		switch h.Typeflag {
@@ -125,11 +127,11 @@ func (c *copier) readTar(ctx context.Context, r io.Reader, part archive) error {
 				return err
 			}
 			if n != h.Size {
-				return fmt.Errorf("%w: %s has %d bytes instead of %d", errSource, head.Path, n, h.Size)
+				return fmt.Errorf("%w: %s has %d bytes instead of %d", basestream.ErrServer, head.Path, n, h.Size)
 			}
 		case tar.TypeSymlink: // a tablespace; the plan names it
 		default:
-			return fmt.Errorf("%w: %s is of tar type %q", errSource, head.Path, h.Typeflag)
+			return fmt.Errorf("%w: %s is of tar type %q", basestream.ErrServer, head.Path, h.Typeflag)
 		}
 	}
 }
@@ -151,7 +153,7 @@ func (c *copier) readFile(ctx context.Context, r io.Reader, head fileHeader) (in
 		total += int64(n)
 		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 		if err != nil && !last {
-			return total, fmt.Errorf("%w: %w", errSource, err)
+			return total, fmt.Errorf("%w: %w", basestream.ErrServer, err)
 		}
 		if n == 0 {
 			c.free <- buf

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"understudy/shipper/basestream"
 	"understudy/shipper/frame"
 )
 
@@ -96,15 +97,15 @@ func (s *session) serve() error {
 	if code, why := s.objection(want); why != "" {
 		return s.refuse(code, why)
 	}
-	src, err := open(s.ctx, s.cfg)
+	src, err := basestream.Open(s.ctx, s.cfg.stream())
 	if err != nil {
 		return s.refuse(codeServer, fmt.Sprintf("the node that was asked cannot read its PostgreSQL: %v", err))
 	}
-	defer src.close()
-	if code, why := s.objection(want, src.id); why != "" {
+	defer src.Close()
+	if code, why := s.objection(want, identity{src.SystemID, src.Major}); why != "" {
 		return s.refuse(code, why)
 	}
-	if err := s.out.now(frame.SeedAsk, ask{SystemID: src.id.SystemID, Major: src.id.Major, Host: hostID()}); err != nil {
+	if err := s.out.now(frame.SeedAsk, ask{SystemID: src.SystemID, Major: src.Major, Host: hostID()}); err != nil {
 		return fmt.Errorf("answer the ask: %w", err)
 	}
 	held, err := s.readHoldings()
@@ -116,7 +117,7 @@ func (s *session) serve() error {
 }
 
 // stream runs the backup while it listens for the asker's refusal.
-func (s *session) stream(src *source, held *holdings, node string) error {
+func (s *session) stream(src *basestream.Stream, held *holdings, node string) error {
 	received := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { s.listen(received) })
@@ -128,7 +129,7 @@ func (s *session) stream(src *source, held *holdings, node string) error {
 		wg.Wait()
 	}()
 
-	stop := context.AfterFunc(s.ctx, src.abort)
+	stop := context.AfterFunc(s.ctx, src.Abort)
 	defer stop()
 	last, err := s.copy(src, held)
 	if err != nil {
@@ -136,7 +137,7 @@ func (s *session) stream(src *source, held *holdings, node string) error {
 			return cause
 		}
 		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) || errors.Is(err, errSource) {
+		if errors.As(err, &pgErr) || errors.Is(err, basestream.ErrServer) {
 			return s.refuse(codeServer, fmt.Sprintf("the base backup ended early: %v", err))
 		}
 		return err
@@ -247,6 +248,12 @@ func (s *session) readHoldings() (*holdings, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: more than %d frames", errHave, maxHaveFrames)
+}
+
+// identity names a database.
+type identity struct {
+	SystemID uint64
+	Major    int
 }
 
 // objection compares the ask with the configuration, or with the server when
