@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 need_go
 need_postgres
+scripts/install-backup-servers.sh
+scripts/install-stock-tools.sh
 mkdir -p bin
 "$GO" test -count=1 -timeout 15m -coverpkg=./... -coverprofile=bin/cover.out ./...
 "$GO" tool cover -html=bin/cover.out -o bin/cover.html

@@ -32,5 +32,5 @@ need_postgres() {
 
 # need_all installs what any test of the ladder needs.
 need_all() {
-	need_postgres && scripts/install-netlab.sh
+	need_postgres && scripts/install-netlab.sh && scripts/install-backup-servers.sh && scripts/install-stock-tools.sh
 }
