@@ -53,7 +53,8 @@ func TestLoad_Examples(t *testing.T) {
 	}
 }
 
-// mainWithHooks is the first example with its section of hooks switched on.
+// mainWithHooks is the first example with its sections of hooks and secrets
+// switched on.
 func mainWithHooks(t testing.TB) string {
 	t.Helper()
 	data, err := os.ReadFile("main.yaml")
@@ -63,7 +64,7 @@ func mainWithHooks(t testing.TB) string {
 	lines := strings.Split(string(data), "\n")
 	on := false
 	for i, l := range lines {
-		on = l == "# hooks:" || on && strings.HasPrefix(l, "#")
+		on = l == "# hooks:" || l == "# secrets:" || on && strings.HasPrefix(l, "#")
 		if on {
 			lines[i] = strings.TrimPrefix(l, "# ")
 		}
@@ -72,14 +73,14 @@ func mainWithHooks(t testing.TB) string {
 }
 
 // The manual names every key, and a complete pair needs fewer than 30: all but
-// the hooks, which nobody needs.
+// the hooks and secrets, which it can do without.
 func TestLoad_MainExampleHasEveryKey(t *testing.T) {
 	data := mainWithHooks(t)
 	keys := yamlKeys(reflect.TypeFor[configs.Node]())
-	if n := len(keys) - len(yamlKeys(reflect.TypeFor[configs.Hooks]())) - 1; n >= 30 {
+	if n := len(keys) - len(yamlKeys(reflect.TypeFor[configs.Hooks]())) - 2; n >= 30 {
 		t.Errorf("%d keys: %v", n, keys)
 	}
-	for _, k := range keys {
+	for _, k := range append(keys, yamlKeys(reflect.TypeFor[configs.Secret]())...) {
 		if !strings.Contains("\n"+strings.ReplaceAll(data, "  ", ""), "\n"+k+":") &&
 			!strings.Contains(data, "- "+k+":") {
 			t.Errorf("main.yaml does not show %s", k)
@@ -239,6 +240,13 @@ func TestParse_Refuses(t *testing.T) {
 		"HookTimeoutShort":     {minimalData + "hooks: {timeout: 99ms}\n", "hooks.timeout", 7, "between"},
 		"HookTimeoutLong":      {minimalData + "hooks: {timeout: 301s}\n", "hooks.timeout", 7, "between 100ms and 5m"},
 		"HookTimeoutNoUnit":    {minimalData + "hooks:\n  timeout: 10\n", "hooks.timeout", 8, ""},
+		"SecretNeither":        {minimalWitness + "secrets:\n  nas: {}\n", "secrets.nas", 6, "either file or env"},
+		"SecretBoth":           {minimalWitness + "secrets:\n  nas: {file: /k, env: K}\n", "secrets.nas", 6, "not both"},
+		"SecretName":           {minimalWitness + "secrets:\n  NAS: {file: /k}\n", "secrets.NAS", 6, "lower-case"},
+		"SecretUnknownKey":     {minimalWitness + "secrets:\n  nas:\n    value: x\n", "secrets.nas.value", 7, "unknown"},
+		"SecretIsText":         {minimalWitness + "secrets:\n  nas: x\n", "secrets.nas", 6, ""},
+		"SecretPasted":         {minimalWitness + "secrets:\n  nas:\n    file: |\n      -----BEGIN OPENSSH PRIVATE KEY-----\n", "secrets.nas.file", 7, "path"},
+		"SecretEnvIsValue":     {minimalWitness + "secrets:\n  nas: {env: 'pass word'}\n", "secrets.nas.env", 6, "name of a variable"},
 		"HookUser":             {minimalData + "hooks: {user: 'a b'}\n", "hooks.user", 7, "no account name"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -285,4 +285,10 @@ func (n *Node) resolve(folder string) {
 			*p = filepath.Join(folder, *p)
 		}
 	}
+	for name, s := range n.Secrets {
+		if s.File != "" && !filepath.IsAbs(s.File) && !strings.Contains(s.File, "-----BEGIN") {
+			s.File = filepath.Join(folder, s.File)
+			n.Secrets[name] = s
+		}
+	}
 }

@@ -49,6 +49,9 @@ type Node struct {
 	// Hooks are programs to run when the node changes its role. Refused for
 	// KindWitness.
 	Hooks Hooks `yaml:"hooks"`
+	// Secrets are the passwords and keys that the policy names, for locations of
+	// backups. Their values are nowhere but where an entry points.
+	Secrets map[string]Secret `yaml:"secrets"`
 	// Log says where the daemon's own log goes.
 	Log Log `yaml:"log"`
 

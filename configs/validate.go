@@ -34,7 +34,7 @@ const (
 // is an *Error that names the first key at fault.
 func (n *Node) Validate() error {
 	for _, check := range []func() *Error{
-		n.checkNames, n.checkPaths, n.checkAddresses, n.checkPeers, n.checkLog, n.checkPostgreSQL, n.checkHooks,
+		n.checkNames, n.checkPaths, n.checkAddresses, n.checkPeers, n.checkLog, n.checkPostgreSQL, n.checkHooks, n.checkSecrets,
 	} {
 		if err := check(); err != nil {
 			return err

@@ -55,6 +55,31 @@ const (
 	CodeOrderStands     = "order-stands"       // another order is not finished
 	CodeLedgerVote      = "ledger-vote"        // the ledger's vote has not moved to the new primary yet
 	CodeAlreadyStated   = "already-stated"     // the start of this epoch was recorded with other values
+
+	CodeUnknownProfile   = "unknown-profile"   // no database of the group has this profile
+	CodeUnknownLocation  = "unknown-location"  // the policy has no such location
+	CodeLocationDisabled = "location-disabled" // the location is not to be written to
+	CodeLocationInUse    = "location-in-use"   // it holds the only copy of a set, or a job runs there
+	CodeKnownJob         = "known-job"         // a job has this id
+	CodeUnknownJob       = "unknown-job"       // no job has this id
+	CodeJobRuns          = "job-runs"          // another job stands in the way
+	CodeJobOver          = "job-over"          // the job has ended: whoever carries it must stop
+	CodeNotYourJob       = "not-your-job"      // another run of a daemon, or a job of another kind, has that right
+	CodeKnownSet         = "known-set"         // a set has this label
+	CodeUnknownSet       = "unknown-set"       // no set has this label
+	CodeUnknownCopy      = "unknown-copy"      // the set has no such copy at the location
+	CodeNotComplete      = "not-complete"      // the set, or the log that it needs, is not whole anywhere
+	CodeRemoving         = "removing"          // it is being deleted
+	CodeInUse            = "in-use"            // a running job needs it
+	CodeNeeded           = "needed"            // a kept set needs it
+	CodePinned           = "pinned"            // the set is to be kept
+	CodeLastCopy         = "last-copy"         // nothing to restore from would be left
+	CodeFrozen           = "frozen"            // nothing is to be deleted now
+	CodeNotFeeder        = "not-feeder"        // another store archives to the location
+	CodeUnknownTimeline  = "unknown-timeline"  // the ledger never recorded this timeline
+	CodeUnknownGap       = "unknown-gap"       // no such gap is recorded
+	CodeGapOpen          = "gap-open"          // the log of the gap is still missing
+	CodeOtherDatabase    = "other-database"    // it is of another group, database or version
 )
 
 // refusal is a rule that a command breaks.
@@ -97,6 +122,7 @@ func Apply(s State, c Command) (State, Outcome) {
 		e := &t.events[i]
 		e.At, e.Version, e.Epoch = c.At, t.s.Version, t.s.Primary.Epoch
 	}
+	t.audit()
 	out := Outcome{Events: t.events}
 	if c.ID != "" {
 		keep := s.Recent[max(0, len(s.Recent)-maxRecent+1):]
@@ -185,6 +211,47 @@ func (t *tx) applyNotice() *refusal {
 		return t.schedule(c.Schedule)
 	case CmdUnschedule:
 		return t.unschedule(c.Unschedule)
+	}
+	return t.applyBackups()
+}
+
+// applyBackups is apply for what concerns backups.
+func (t *tx) applyBackups() *refusal {
+	switch c := t.c; c.Kind {
+	case CmdBeginJob:
+		return t.beginJob(c.BeginJob)
+	case CmdEndJob:
+		return t.endJob(c.EndJob)
+	case CmdCancelJob:
+		return t.cancelJob(c.CancelJob)
+	case CmdLoseJobs:
+		return t.loseJobs(c.LoseJobs)
+	case CmdRecordSet:
+		return t.recordSet(c.RecordSet)
+	case CmdRecordCopy:
+		return t.recordCopy(c.RecordCopy)
+	case CmdRecordVerified:
+		return t.recordVerified(c.RecordVerified)
+	case CmdMarkSet:
+		return t.markSet(c.MarkSet)
+	case CmdRemoveCopy:
+		return t.removeCopy(c.RemoveCopy)
+	case CmdRemoveSet:
+		return t.removeSet(c.RemoveSet)
+	case CmdRecordArchived:
+		return t.recordArchived(c.RecordArchived)
+	case CmdCloseGap:
+		return t.closeGap(c.CloseGap)
+	case CmdRemoveWAL:
+		return t.removeWAL(c.RemoveWAL)
+	case CmdAssignFeeder:
+		return t.assignFeeder(c.AssignFeeder)
+	case CmdRecordDrill:
+		return t.recordDrill(c.RecordDrill)
+	case CmdSetFreeze:
+		return t.setFreeze(c.SetFreeze)
+	case CmdRebuildCatalog:
+		return t.rebuildCatalog(c.RebuildCatalog)
 	}
 	return refuse(CodeBadCommand, "unknown command %q", t.c.Kind)
 }

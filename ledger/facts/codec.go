@@ -9,8 +9,9 @@ import (
 	"reflect"
 )
 
-// MaxCommandBytes bounds an encoded command.
-const MaxCommandBytes = 4 << 20
+// MaxCommandBytes bounds an encoded command. The largest is Reform, which
+// carries a whole State.
+const MaxCommandBytes = 16 << 20
 
 // MaxDecisionBytes bounds the record of a decision that a command carries.
 const MaxDecisionBytes = 256 << 10
@@ -41,6 +42,12 @@ func (c Command) payloads() []struct {
 		{CmdClearOrder, c.ClearOrder}, {CmdNominate, c.Nominate}, {CmdSetOffline, c.SetOffline},
 		{CmdNotePhase, c.NotePhase}, {CmdReturned, c.Returned}, {CmdReform, c.Reform}, {CmdSchedule, c.Schedule},
 		{CmdUnschedule, c.Unschedule},
+		{CmdBeginJob, c.BeginJob}, {CmdEndJob, c.EndJob}, {CmdCancelJob, c.CancelJob}, {CmdLoseJobs, c.LoseJobs},
+		{CmdRecordSet, c.RecordSet}, {CmdRecordCopy, c.RecordCopy}, {CmdRecordVerified, c.RecordVerified},
+		{CmdMarkSet, c.MarkSet}, {CmdRemoveCopy, c.RemoveCopy}, {CmdRemoveSet, c.RemoveSet},
+		{CmdRecordArchived, c.RecordArchived}, {CmdCloseGap, c.CloseGap}, {CmdRemoveWAL, c.RemoveWAL},
+		{CmdAssignFeeder, c.AssignFeeder}, {CmdRecordDrill, c.RecordDrill}, {CmdSetFreeze, c.SetFreeze},
+		{CmdRebuildCatalog, c.RebuildCatalog},
 	}
 }
 
@@ -173,6 +180,42 @@ func (s State) check() error {
 		if _, ok := s.Members[p.Store]; !ok {
 			return fmt.Errorf("primary %s is no member", p.Store)
 		}
+	}
+	if err := s.Backups.check(); err != nil {
+		return err
+	}
+	return s.Audit.check()
+}
+
+// check refuses backups that Apply cannot have made.
+func (b Backups) check() error {
+	for profile, c := range b.Catalogs {
+		if c.Profile != profile {
+			return fmt.Errorf("the catalog of %q is filed under %q", c.Profile, profile)
+		}
+		for label, set := range c.Sets {
+			if set.Label != label {
+				return fmt.Errorf("set %q is filed under %q", set.Label, label)
+			}
+		}
+	}
+	for id, j := range b.Jobs {
+		if j.ID != id || j.State != JobRunning {
+			return fmt.Errorf("job %q, which is %s, is filed as running under %q", j.ID, j.State, id)
+		}
+	}
+	return nil
+}
+
+// check refuses an end of the chain that does not hang together.
+func (a Audit) check() error {
+	for i, e := range a.Newest {
+		if e.Hash != e.Sum() || i > 0 && (e.Prev != a.Newest[i-1].Hash || e.N != a.Newest[i-1].N+1) {
+			return fmt.Errorf("entry %d of the audit does not follow from the one before", e.N)
+		}
+	}
+	if n := len(a.Newest); n > 0 && (a.Newest[n-1].N != a.N || a.Newest[n-1].Hash != a.Head) || n == 0 && (a.N != 0 || a.Head != "") {
+		return fmt.Errorf("the audit does not end at entry %d", a.N)
 	}
 	return nil
 }

@@ -235,6 +235,24 @@ type Command struct {
 	Schedule      *Schedule      `json:"schedule,omitempty"`
 	Unschedule    *Unschedule    `json:"unschedule,omitempty"`
 
+	BeginJob       *BeginJob       `json:"begin_job,omitempty"`
+	EndJob         *EndJob         `json:"end_job,omitempty"`
+	CancelJob      *CancelJob      `json:"cancel_job,omitempty"`
+	LoseJobs       *LoseJobs       `json:"lose_jobs,omitempty"`
+	RecordSet      *RecordSet      `json:"record_set,omitempty"`
+	RecordCopy     *RecordCopy     `json:"record_copy,omitempty"`
+	RecordVerified *RecordVerified `json:"record_verified,omitempty"`
+	MarkSet        *MarkSet        `json:"mark_set,omitempty"`
+	RemoveCopy     *RemoveCopy     `json:"remove_copy,omitempty"`
+	RemoveSet      *RemoveSet      `json:"remove_set,omitempty"`
+	RecordArchived *RecordArchived `json:"record_archived,omitempty"`
+	CloseGap       *CloseGap       `json:"close_gap,omitempty"`
+	RemoveWAL      *RemoveWAL      `json:"remove_wal,omitempty"`
+	AssignFeeder   *AssignFeeder   `json:"assign_feeder,omitempty"`
+	RecordDrill    *RecordDrill    `json:"record_drill,omitempty"`
+	SetFreeze      *SetFreeze      `json:"set_freeze,omitempty"`
+	RebuildCatalog *RebuildCatalog `json:"rebuild_catalog,omitempty"`
+
 	// Decision is the record of the decision that the command comes from, for
 	// people who ask why; it is handed on with the event, and never looked at.
 	Decision json.RawMessage `json:"decision,omitempty"`

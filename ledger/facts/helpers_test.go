@@ -25,10 +25,17 @@ func (l *lab) do(c facts.Command) facts.Outcome {
 	return out
 }
 
-// must applies commands that may not be refused.
+// must applies commands that may not be refused. Those about backups expect
+// what the ones before them left.
 func (l *lab) must(cs ...facts.Command) {
 	l.t.Helper()
 	for _, c := range cs {
+		if c.BeginJob != nil {
+			c.BeginJob.Expect, c.BeginJob.Removals = l.s.Backups.JobsVersion, l.s.Backups.Removals
+		}
+		if c.AssignFeeder != nil {
+			c.AssignFeeder.Expect = l.s.Backups.FeedersVersion
+		}
 		if out := l.do(c); out.Refused != "" {
 			l.t.Fatalf("%s: %s", out.Code, out.Refused)
 		}

@@ -159,6 +159,8 @@ func (t *tx) removeMember(c *RemoveMember) *refusal {
 	if p := t.s.Voters.Proposed; p != nil && p.Store == m.Store {
 		t.s.Voters.Proposed = nil
 	}
+	t.lose(func(j Job) bool { return j.Store == m.Store }, m.Name+" was removed from the group")
+	t.unfeed(func(_, store string) bool { return store == m.Store })
 	t.event("member-removed", m.Store, SeverityWarning, "%s was removed", m.Name)
 	t.s.Members = without(t.s.Members, m.Store)
 	t.s.MembersVersion++

@@ -12,6 +12,9 @@ func (t *tx) setPolicy(c *SetPolicy) *refusal {
 	p, was := c.Policy, t.s.Policy
 	p.Version = was.Version + 1
 	t.s.Policy = p
+	if r := t.policyPlaces(was); r != nil {
+		return r
+	}
 	severity := SeverityInfo
 	if p.Durability == Async && was.Durability != Async {
 		severity = SeverityWarning

@@ -53,6 +53,11 @@ type Policy struct {
 	// Nodes is what differs between nodes, by name; a node without an entry is
 	// like any other.
 	Nodes map[string]NodePolicy `json:"nodes,omitempty"`
+	// Locations are the places for backups, by name.
+	Locations map[string]LocationPolicy `json:"locations,omitempty"`
+	// Backup is when and how backups are taken. A policy of a ledger older than
+	// backups has none: use Backups.
+	Backup BackupPolicy `json:"backup,omitzero"`
 }
 
 // FailoverMode is what the group does by itself when its primary is lost.
@@ -122,9 +127,9 @@ func (p Policy) PauseStands(now time.Time) bool {
 
 // IsZero tells whether nothing was decided.
 func (p Policy) IsZero() bool {
-	nodes := p.Nodes
-	p.Nodes = nil
-	return len(nodes) == 0 && reflect.DeepEqual(p, Policy{})
+	n := len(p.Nodes) + len(p.Locations)
+	p.Nodes, p.Locations = nil, nil
+	return n == 0 && reflect.DeepEqual(p, Policy{})
 }
 
 // DefaultPolicy is the policy of a group that was given none.
@@ -140,6 +145,7 @@ func DefaultPolicy() Policy {
 		SpoolMaxBytes:         8 << 30,
 		StallTimeout:          5 * time.Second,
 		Failover:              FailoverAutomatic,
+		Backup:                DefaultBackup(),
 	}
 }
 
@@ -154,8 +160,10 @@ func (p Policy) Validate() error {
 	default:
 		return fmt.Errorf("policy key failover is %q, it must be %q, %q or %q", p.Failover, FailoverAutomatic, FailoverObserve, FailoverManual)
 	}
-	if err := p.validateNodes(); err != nil {
-		return err
+	for _, check := range []func() error{p.validateNodes, p.validateLocations, p.validateBackup} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	stall := p.StallTimeout
 	if stall == 0 { // of a ledger older than the key

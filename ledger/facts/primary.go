@@ -391,6 +391,7 @@ func (t *tx) starting(c *Starting) *refusal {
 	p.Phase, p.Timeline, p.Start, p.Previous = phase, c.Timeline, c.End, p.Store
 	t.s.Primary = p
 	t.startChange(proof)
+	t.noteTimelines()
 	t.event(string(phase), p.Store, SeverityInfo, "%s starts in epoch %s at %s on timeline %d", p.Node, p.Epoch, p.Start, p.Timeline)
 	return nil
 }

@@ -1,6 +1,7 @@
 package facts
 
 import (
+	"maps"
 	"math"
 	"time"
 
@@ -57,15 +58,7 @@ func (t *tx) reform(c *Reform) *refusal {
 	t.s = old
 	t.s.Version = old.Version
 	t.s.Group.LedgerID = c.LedgerID
-	t.s.Retired = map[string]string{}
-	for store, name := range old.Retired {
-		t.s.Retired[store] = name
-	}
-	for store, o := range old.Members {
-		if store != c.Store {
-			t.s.Retired[store] = o.Name
-		}
-	}
+	t.retireAllBut(c.Store)
 	m.LedgerVoter = true
 	t.s.Members = map[string]Member{m.Store: m}
 	t.s.MembersVersion++
@@ -92,4 +85,19 @@ func (t *tx) reform(c *Reform) *refusal {
 	t.s.Changes = append(append([]Change(nil), keep...), ch)
 	t.event("reformed", m.Store, SeverityError, "the group was formed anew with %s alone; who was left out joins as new", m.Name)
 	return nil
+}
+
+// retireAllBut leaves every member but one out of the group, with its jobs.
+func (t *tx) retireAllBut(store string) {
+	t.s.Retired = maps.Clone(t.s.Retired)
+	if t.s.Retired == nil {
+		t.s.Retired = map[string]string{}
+	}
+	for s, m := range t.s.Members {
+		if s != store {
+			t.s.Retired[s] = m.Name
+		}
+	}
+	t.lose(func(j Job) bool { return j.Store != store }, "the group was formed anew without its node")
+	t.unfeed(func(_, s string) bool { return s != store })
 }

@@ -204,6 +204,10 @@ type State struct {
 	Offline *Offline `json:"offline,omitempty"`
 	// Changes are the newest changes of the primaryship, oldest first, bounded.
 	Changes []Change `json:"changes"`
+	// Backups are the backups, and the work on them.
+	Backups Backups `json:"backups,omitzero"`
+	// Audit is the end of the chain of what happened.
+	Audit Audit `json:"audit,omitzero"`
 	// Recent are the outcomes of the newest commands, oldest first, bounded.
 	Recent []Applied `json:"recent"`
 }

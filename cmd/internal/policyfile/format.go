@@ -3,6 +3,7 @@ package policyfile
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -10,20 +11,32 @@ import (
 	"understudy/ledger/facts"
 )
 
-// Format is the file that says what p says; its version is a comment. Of a
-// node's keys it has those that are not the default.
+// Format is the file that says what p says; its version is a comment. Of the
+// keys of nodes and locations it has those that are not the default.
 func Format(p facts.Policy) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# policy of the group, version %d\n", p.Version)
 	for _, k := range keys() {
-		fmt.Fprintf(&b, "%s: %s\n", k.name, k.get(p))
+		fmt.Fprintf(&b, "%s: %s\n", k.name, quote(k.get(p)))
 	}
 	for _, k := range keysOf(p)[len(keys()):] {
 		if v := k.get(p); v != k.get(facts.Policy{}) {
-			fmt.Fprintf(&b, "%s: %s\n", k.name, v)
+			fmt.Fprintf(&b, "%s: %s\n", k.name, quote(v))
 		}
 	}
 	return b.String()
+}
+
+// bare is what YAML reads as it stands.
+var bare = regexp.MustCompile(`^-?[A-Za-z0-9]+(\.[A-Za-z0-9]+)*$`)
+
+// quote writes a value so that YAML reads it as it is: a schedule may begin with
+// an asterisk, a host's key has colons.
+func quote(v string) string {
+	if bare.MatchString(v) && !strings.EqualFold(v, "null") {
+		return v
+	}
+	return "'" + strings.ReplaceAll(v, "'", "''") + "'"
 }
 
 // Change is a key with another value.

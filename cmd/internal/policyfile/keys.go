@@ -21,7 +21,7 @@ type key struct {
 
 // keys are those of the whole group, in the order of the file.
 func keys() []key {
-	return []key{
+	return append([]key{
 		wordKey("durability", func(p *facts.Policy) *facts.Durability { return &p.Durability }, facts.Quorum, facts.Async),
 		wordKey("failover", func(p *facts.Policy) *facts.FailoverMode { return &p.Failover },
 			facts.FailoverAutomatic, facts.FailoverObserve, facts.FailoverManual),
@@ -34,7 +34,7 @@ func keys() []key {
 		truthKey("strict_reads", func(p *facts.Policy) *bool { return &p.StrictReads }),
 		durationKey("switchover_catchup", func(p *facts.Policy) *time.Duration { return &p.SwitchoverCatchup }),
 		sizeKey("switchover_max_lag", func(p *facts.Policy) *int64 { return &p.SwitchoverMaxLagBytes }),
-	}
+	}, backupKeys()...)
 }
 
 // nodeKey is a key that each node has of its own.
@@ -60,12 +60,7 @@ func nodeKeys() []nodeKey {
 			"priority",
 			func(n facts.NodePolicy) string { return strconv.Itoa(n.Priority) },
 			func(n *facts.NodePolicy, v string) error {
-				i, err := strconv.Atoi(v)
-				if err != nil {
-					return fmt.Errorf("%q is no whole number", clip(v))
-				}
-				n.Priority = i
-				return nil
+				return setCount(&n.Priority, v)
 			},
 		},
 		{
@@ -112,7 +107,8 @@ func (k nodeKey) of(node string) key {
 	}
 }
 
-// keysOf are the keys of the group and those of all nodes that a policy names.
+// keysOf are the keys of the group and those of all nodes and locations that a
+// policy names.
 func keysOf(policies ...facts.Policy) []key {
 	names := map[string]bool{}
 	for _, p := range policies {
@@ -126,7 +122,7 @@ func keysOf(policies ...facts.Policy) []key {
 			list = append(list, k.of(n))
 		}
 	}
-	return list
+	return append(list, locationsOf(policies...)...)
 }
 
 func find(name string) (key, bool) {
@@ -142,17 +138,33 @@ func find(name string) (key, bool) {
 			}
 		}
 	}
+	if location, last, ok := splitLocationKey(name); ok {
+		for _, k := range locationKeys() {
+			if k.name == last {
+				return k.of(location), true
+			}
+		}
+	}
 	return key{}, false
 }
 
-// names are all keys in words.
-func names() string {
+// names are the keys in words: those of the same family as a key that is
+// unknown, or all.
+func names(like string) string {
 	var all []string
 	for _, k := range keys() {
 		all = append(all, k.name)
 	}
 	for _, k := range nodeKeys() {
 		all = append(all, nodePrefix+"NAME."+k.name)
+	}
+	for _, k := range locationKeys() {
+		all = append(all, locationPrefix+"NAME."+k.name)
+	}
+	for _, family := range []string{nodePrefix, locationPrefix, backupPrefix} {
+		if strings.HasPrefix(like+".", family) {
+			all = slices.DeleteFunc(all, func(k string) bool { return !strings.HasPrefix(k, family) })
+		}
 	}
 	return strings.Join(all, ", ")
 }
@@ -169,11 +181,7 @@ func wordKey[T ~string](name string, of func(*facts.Policy) *T, words ...T) key 
 			return string(*of(&p))
 		},
 		func(p *facts.Policy, v string) error {
-			if !slices.Contains(words, T(v)) {
-				return fmt.Errorf("%q is %s", clip(v), noneOf(words))
-			}
-			*of(p) = T(v)
-			return nil
+			return setWord(of(p), v, words...)
 		},
 	}
 }
@@ -207,9 +215,9 @@ func durationKey(name string, of func(*facts.Policy) *time.Duration) key {
 }
 
 func setDuration(to *time.Duration, v string) error {
-	d, err := time.ParseDuration(v)
+	d, err := parseDuration(v)
 	if err != nil {
-		return fmt.Errorf("%q is no duration; write it like 500ms, 2s or 1m30s", clip(v))
+		return fmt.Errorf("%q is no duration; write it like 500ms, 2s, 1m30s or 7d", clip(v))
 	}
 	*to = d
 	return nil
@@ -237,13 +245,6 @@ func sizeKey(name string, of func(*facts.Policy) *int64) key {
 	return key{
 		name,
 		func(p facts.Policy) string { return formatSize(*of(&p)) },
-		func(p *facts.Policy, v string) error {
-			n, err := parseSize(v)
-			if err != nil {
-				return err
-			}
-			*of(p) = n
-			return nil
-		},
+		func(p *facts.Policy, v string) error { return setSize(of(p), v) },
 	}
 }

@@ -1,9 +1,10 @@
 // Package policyfile reads and writes the operator's file of the group's
-// policy: YAML with one plain value a key. What concerns one node has keys of
-// its own, node.NAME.KEY.
+// policy: YAML with one plain value a key. What concerns one node or one
+// location has keys of its own, node.NAME.KEY and location.NAME.KEY.
 package policyfile
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,10 +21,17 @@ import (
 const MaxBytes = 64 << 10
 
 // Parse returns base with what the file at path says: a key that it does not
-// have keeps its value in base, and so does everything that has no key. path
-// is used in messages. What is wrong is a *configs.Error that names the line
-// and the key.
+// have keeps its value in base, and so does everything that has no key. A
+// location comes into being with its first key, and kind "none" removes it.
+// path is used in messages. What is wrong is a *configs.Error that names the
+// line and the key.
 func Parse(path string, data []byte, base facts.Policy) (facts.Policy, error) {
+	return parse(path, data, base, func(string) bool { return false })
+}
+
+// parse is Parse; of the locations that partial names, only the keys that the
+// file has are judged.
+func parse(path string, data []byte, base facts.Policy, partial func(location string) bool) (facts.Policy, error) {
 	if len(data) > MaxBytes {
 		return base, &configs.Error{File: path, Text: fmt.Sprintf("the file is larger than %d KiB", MaxBytes>>10)}
 	}
@@ -42,13 +50,16 @@ func Parse(path string, data []byte, base facts.Policy) (facts.Policy, error) {
 		lines[e.key] = e.line
 		k, ok := find(e.key)
 		if !ok {
-			return fail("this key is unknown; the keys are %s", names())
+			return fail("this key is unknown; the keys are %s", names(e.key))
 		}
 		if !e.plain {
 			return fail("this key takes one plain value")
 		}
 		if err := k.set(&p, e.value); err != nil {
 			return fail("%s", err)
+		}
+		if _, _, part := splitLocationKey(e.key); part {
+			continue // the keys of a location are judged together
 		}
 		// Beside defaults, a mistake is this key's.
 		alone := facts.DefaultPolicy()
@@ -58,10 +69,65 @@ func Parse(path string, data []byte, base facts.Policy) (facts.Policy, error) {
 			}
 		}
 	}
-	if err := p.Validate(); err != nil {
-		return base, &configs.Error{File: path, Text: oneLine(err.Error())}
+	if e, yes := removed(entries); yes {
+		return base, &configs.Error{File: path, Key: e.key, Line: e.line, Text: "the same file removes this location by its kind"}
+	}
+	whole := p
+	for name := range p.Locations {
+		if partial(name) {
+			whole = whole.WithoutLocation(name)
+		}
+	}
+	if err := whole.Validate(); err != nil {
+		return base, &configs.Error{File: path, Line: lineFor(err, lines), Text: oneLine(err.Error())}
 	}
 	return p, nil
+}
+
+// Check tells what is wrong with a file whatever the policy in force is. Of a
+// location without its kind in the file nothing can be missing: the policy may
+// have it.
+func Check(path string, data []byte) error {
+	base := facts.DefaultPolicy()
+	entries, err := entriesOf(path, data)
+	if err != nil {
+		entries = nil // Parse says it
+	}
+	whole := map[string]bool{}
+	for _, e := range entries {
+		if name, key, ok := splitLocationKey(e.key); ok && key == "kind" {
+			whole[name] = true
+		}
+	}
+	var kept []string
+	for _, e := range entries {
+		if name, _, ok := splitLocationKey(e.key); ok && !whole[name] && !slices.Contains(kept, name) {
+			kept = append(kept, name)
+			base = base.WithLocation(name, facts.LocationPolicy{})
+		}
+	}
+	_, err = parse(path, data, base, func(name string) bool { return slices.Contains(kept, name) })
+	return err
+}
+
+// lineFor is the line of the key that an error names, or else the first of its
+// location; 0 when the file has neither.
+func lineFor(err error, lines map[string]int) int {
+	var wrong *facts.KeyError
+	if !errors.As(err, &wrong) {
+		return 0
+	}
+	if n := lines[wrong.Key]; n > 0 {
+		return n
+	}
+	name, _, _ := splitLocationKey(wrong.Key)
+	first := 0
+	for k, n := range lines {
+		if of, _, ok := splitLocationKey(k); ok && of == name && (first == 0 || n < first) {
+			first = n
+		}
+	}
+	return first
 }
 
 // Nodes are the names of the nodes that a file has keys for, in the order in
@@ -121,7 +187,7 @@ func entriesOf(path string, data []byte) (list []entry, err error) {
 	var values []*ast.MappingValueNode
 	switch b := body.(type) {
 	case nil, *ast.NullNode:
-		return bad(0, "the file is empty; the keys are %s", names())
+		return bad(0, "the file is empty; the keys are %s", names(""))
 	case *ast.MappingNode:
 		values = b.Values
 	case *ast.MappingValueNode:
