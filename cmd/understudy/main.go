@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
+	_ "time/tzdata" // schedules name time zones, which a bare host may not know
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -68,6 +69,9 @@ func main() {
 	}
 	if len(os.Args) > 1 && os.Args[1] == "guard" {
 		os.Exit(guard.Main(os.Args[2:])) // before anything else of the program starts
+	}
+	if len(os.Args) == 2 && os.Args[1] == "worker" {
+		os.Exit(workerMain())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := root(stop).ExecuteContext(ctx)

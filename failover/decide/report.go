@@ -174,6 +174,31 @@ type Report struct {
 	Spool  Spool   `json:"spool"`
 	// Problems are this node's standing incidents: key to sentence.
 	Problems map[string]string `json:"problems,omitempty"`
+	// Work is what this node does for the group's backups, Feeds how far it has
+	// brought the log to locations. Nothing of the primaryship is decided by
+	// them.
+	Work  []Work `json:"work,omitempty"`
+	Feeds []Feed `json:"feeds,omitempty"`
+}
+
+// Work is how far a job has come, in bytes.
+type Work struct {
+	Job   string `json:"job"`
+	Step  string `json:"step"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"` // 0 = not known
+}
+
+// Feed is how far the log is at one location of backups.
+type Feed struct {
+	Location string       `json:"location"`
+	Timeline pos.Timeline `json:"timeline"`
+	Archived pos.LSN      `json:"archived"`
+	Backlog  int64        `json:"backlog"` // committed bytes that are not there
+	Rate     int64        `json:"rate"`    // bytes of log per second lately
+	Problem  string       `json:"problem,omitempty"`
+	Since    time.Time    `json:"since,omitzero"` // of the problem
+	Waiting  string       `json:"waiting,omitempty"`
 }
 
 // Heard is a report with the time at which this node received it, by its own

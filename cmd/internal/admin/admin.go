@@ -46,6 +46,7 @@ type Backend interface {
 	// WAL writes the whole, committed segment or the history file of that name
 	// to w, or nothing and ErrNotYet or ErrLedgerUnknown.
 	WAL(ctx context.Context, name string, w io.Writer) error
+	Backups
 }
 
 // ActionError is a command that was not carried out, for a reason the caller
@@ -119,6 +120,7 @@ func Handler(b Backend, opts Options) http.Handler {
 	mux.HandleFunc("GET /cluster", s.cluster)
 	mux.HandleFunc("GET /history", s.history)
 	mux.HandleFunc("GET /metrics", s.metrics)
+	s.handleBackups(mux)
 	s.handleHealth(mux)
 	return mux
 }
@@ -221,6 +223,7 @@ func writeActionError(w http.ResponseWriter, err error) {
 	}
 	status := map[string]int{
 		CodeUnknownAction: http.StatusNotFound, CodeUnknownPlan: http.StatusNotFound, CodeBadArgument: http.StatusBadRequest,
+		CodeUnknownSet: http.StatusNotFound, CodeUnknownJob: http.StatusNotFound, CodeUnknownLocation: http.StatusNotFound,
 	}[ae.Code]
 	if status == 0 {
 		status = http.StatusConflict

@@ -22,6 +22,8 @@ import (
 	"understudy/cmd/internal/view"
 	"understudy/failover/decide"
 	"understudy/ledger/facts"
+	"understudy/ledger/retention"
+	"understudy/shipper/location"
 	"understudy/shipper/pos"
 )
 
@@ -40,6 +42,11 @@ type backend struct {
 	changes []doc.Change
 	plans   []doc.PlanLine
 	readErr error
+	// What of backups is not in the ledger.
+	dir       string // of jobs and the audit
+	space     map[string]location.Space
+	retention retention.Plan
+	needed    doc.Needed
 }
 
 func (b *backend) Status(context.Context) (view.Status, error) {
@@ -78,6 +85,15 @@ func (b *backend) Explain(_ context.Context, id string) (doc.Explanation, error)
 		}
 	}
 	return doc.Explanation{}, fmt.Errorf("look up: %w", &admin.ActionError{Code: admin.CodeUnknownPlan, Text: "No such decision."})
+}
+
+func (b *backend) JobDir(id string) string                    { return filepath.Join(b.dir, id) }
+func (b *backend) AuditFile() string                          { return filepath.Join(b.dir, "audit.jsonl") }
+func (b *backend) Retention() retention.Plan                  { return b.retention }
+func (b *backend) Needed(context.Context) (doc.Needed, error) { return b.needed, b.readErr }
+func (b *backend) Space(_ context.Context, name string) (location.Space, bool) {
+	s, ok := b.space[name]
+	return s, ok
 }
 
 func (b *backend) WAL(context.Context, string, io.Writer) error { return admin.ErrNotYet }

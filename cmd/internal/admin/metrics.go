@@ -67,6 +67,7 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 	for _, n := range st.Nodes {
 		x.node(st, n)
 	}
+	x.backups(st.Backups)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_, _ = w.Write(x.bytes())
 }

@@ -26,6 +26,8 @@ import (
 	"understudy/cmd/internal/view"
 	"understudy/failover/decide"
 	"understudy/ledger/facts"
+	"understudy/ledger/retention"
+	"understudy/shipper/location"
 )
 
 func TestMain(m *testing.M) {
@@ -90,6 +92,13 @@ func (b backend) Do(_ context.Context, action string, args map[string]string) (a
 		return nil, &admin.ActionError{Code: admin.CodeRefused, Text: "It would lose commits."}
 	}
 	return args, nil
+}
+func (b backend) JobDir(string) string                       { return "" }
+func (b backend) AuditFile() string                          { return "" }
+func (b backend) Retention() retention.Plan                  { return retention.Plan{} }
+func (b backend) Needed(context.Context) (doc.Needed, error) { return doc.Needed{}, nil }
+func (b backend) Space(context.Context, string) (location.Space, bool) {
+	return location.Space{}, false
 }
 func (b backend) WAL(context.Context, string, io.Writer) error { return admin.ErrNotYet }
 

@@ -192,7 +192,7 @@ func (c *Client) comparePolicy(ctx context.Context, file string) (now, wanted fa
 		return now, wanted, &ExitError{Code: ExitUsage, Err: err}
 	}
 	// A mistake in the file is told whether the daemon answers or not.
-	if _, err := policyfile.Parse(file, data, facts.DefaultPolicy()); err != nil {
+	if err := policyfile.Check(file, data); err != nil {
 		return now, wanted, &ExitError{Code: ExitUsage, Err: err}
 	}
 	if now, err = c.policy(ctx); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"understudy/cmd/internal/eventlog"
+	"understudy/cmd/internal/jobs"
 	"understudy/configs"
 	"understudy/failover"
 	"understudy/failover/hook"
@@ -57,6 +58,8 @@ type Node struct {
 	named    *identity // the ledger's name
 	began    time.Time
 	hooks    *hook.Runner  // nil for none
+	jobs     *jobs.Runner  // work on backups
+	guarded  protection    // what the backups protect, as status says it
 	tunnels  chan struct{} // a slot per connection of a returning node's pg_rewind
 
 	mu  sync.Mutex
@@ -240,6 +243,8 @@ func (n *Node) open() error {
 	n.keepName()
 	n.listener.Handle(link.Control, n.control.handle)
 	n.listener.Handle(link.Stream, n.handleStream)
+	n.listener.Handle(link.Place, n.servePlace)
+	n.jobs = n.newJobs()
 	return nil
 }
 
@@ -289,6 +294,9 @@ func (n *Node) Run(ctx context.Context) error {
 	wg.Go(func() { n.controller().Run(base) })
 	wg.Go(func() { n.housekeep(base) })
 	wg.Go(func() { n.watchLedgers(base) })
+	wg.Go(func() { n.jobs.Run(base) })
+	wg.Go(func() { n.keepMarking(base) })
+	wg.Go(func() { n.keepAudit(base) })
 	stopEvents := n.ledger.Subscribe(n.ledgerEvents())
 	if n.server != nil {
 		wg.Go(func() { fail("log server", walserver.Serve(base, n.walServer())) })

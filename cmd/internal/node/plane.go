@@ -192,7 +192,7 @@ func (p *plane) StartPrimary(ctx context.Context, s failover.PrimarySpec) (failo
 	wal := spool.Dir(filepath.Join(n.server.DataDir, "pg_wal"), g.SegSize, s.State.Lineage)
 	oldest := &oldestLog{dir: filepath.Join(n.server.DataDir, "pg_wal"), segSize: g.SegSize, timeline: s.State.Primary.Timeline}
 	heard := min(p.Heard(), s.State.Primary.Start)
-	run := &primaryRun{self: n.spool.Store(), segSize: g.SegSize, wal: wal, ended: p.noteHeard}
+	run := &primaryRun{self: n.spool.Store(), segSize: g.SegSize, wal: wal, ended: p.noteHeard, stored: n.stored}
 	_, err := primary.Start(context.WithoutCancel(ctx), primary.Config{
 		Group: g.ID, Ledger: g.LedgerID, Node: n.cfg.Name, Store: n.spool.Store(),
 		SystemID: g.SystemID, Major: g.PGMajor, SegSize: g.SegSize,
@@ -230,7 +230,10 @@ type primaryRun struct {
 	segSize int64
 	wal     *spool.WALDir
 	ended   func(committed pos.LSN)
-	once    sync.Once
+	// stored is the lowest end of the log at the locations of backups, and the
+	// location it is of; "" when none waits for log.
+	stored func() (pos.LSN, string)
+	once   sync.Once
 
 	mu      sync.Mutex
 	members uint64
@@ -265,8 +268,9 @@ func (r *primaryRun) Received() pos.LSN { return r.Snapshot().Received }
 func (r *primaryRun) Contact() time.Duration { return r.Snapshot().Contact }
 
 // Floor is the lowest byte that somebody still needs: this server to restart,
-// every peer to catch up, every standby to restart. A peer that was not heard
-// in this epoch holds it where it is. Zero means no opinion.
+// every peer to catch up, every standby to restart, every location of backups
+// to have it. A peer that was not heard in this epoch holds it where it is.
+// Zero means no opinion.
 func (r *primaryRun) Floor(ownRedo pos.LSN, maxBytes int64) pos.LSN {
 	snap := r.Snapshot()
 	floor := ownRedo
@@ -277,12 +281,19 @@ func (r *primaryRun) Floor(ownRedo pos.LSN, maxBytes int64) pos.LSN {
 		}
 		floor = min(floor, need)
 	}
+	stored, where := r.stored()
+	if where != "" {
+		floor = min(floor, stored)
+	}
 	short := map[string]string{}
 	if bound := snap.Received - min(snap.Received, pos.LSN(maxBytes)); floor < bound {
 		for _, l := range snap.Links {
 			if min(l.Acked, orMax(l.Redo, l.Peer.Data)) < bound {
 				short["behind-"+l.Peer.Name] = fmt.Sprintf("%s is more than spool_max (%d MiB) of log behind; it cannot take over and will need a new base", l.Peer.Name, maxBytes>>20)
 			}
+		}
+		if where != "" && stored < bound {
+			short["archive-"+where] = fmt.Sprintf("location %s is more than spool_max (%d MiB) of log behind; its backups will have a gap", where, maxBytes>>20)
 		}
 		floor = min(bound, ownRedo)
 	}

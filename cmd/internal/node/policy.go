@@ -90,10 +90,16 @@ func unknownNodes(st facts.State, p facts.Policy) string {
 			unknown = append(unknown, strconv.Quote(name))
 		}
 	}
+	for _, l := range p.Locations {
+		if _, ok := st.MemberByName(l.Node); l.Node != "" && !ok {
+			unknown = append(unknown, strconv.Quote(l.Node))
+		}
+	}
 	if len(unknown) == 0 {
 		return ""
 	}
 	slices.Sort(unknown)
+	unknown = slices.Compact(unknown)
 	return fmt.Sprintf("the group has no node %s; it has %s", strings.Join(unknown, " and "), strings.Join(memberNames(st), ", "))
 }
 

@@ -68,6 +68,7 @@ func (n *Node) report() decide.Report {
 	if snap.Problem != "" {
 		r.Problems["stream"] = snap.Problem
 	}
+	n.reportJobs(&r)
 	if run := n.primaryRun(); run != nil {
 		n.reportPrimary(&r, run)
 	} else if snap.From != "" {
@@ -125,7 +126,7 @@ func (n *Node) Status(context.Context) (view.Status, error) {
 	if m, ok := st.Members[store]; ok {
 		leader = m.Name
 	}
-	return view.Build(view.Input{State: st, Self: n.report(), Heard: n.control.heardByNode(), Now: time.Now(), LedgerLeader: leader}), nil
+	return view.Build(view.Input{State: st, Self: n.report(), Heard: n.control.heardByNode(), Now: time.Now(), LedgerLeader: leader, Protection: n.guarded.of(st)}), nil
 }
 
 // Self is the ledger's state as this node has it, and its own report.
@@ -156,6 +157,9 @@ func (n *Node) Do(ctx context.Context, action string, args map[string]string) (a
 		return n.orderOffline(ctx, action, args)
 	}
 	if v, known, err := n.planned(ctx, action, args); known {
+		return v, err
+	}
+	if v, known, err := n.backupOrder(ctx, action, args); known {
 		return v, err
 	}
 	return nil, &admin.ActionError{Code: admin.CodeUnknownAction, Text: fmt.Sprintf("there is no action %q", action)}

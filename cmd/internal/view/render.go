@@ -60,6 +60,7 @@ func (p *printer) head(st Status) {
 	if s := g.Scheduled; s != nil {
 		p.line("  scheduled     ", "  ", "", scheduledText(*s, st.At))
 	}
+	p.backupLines(st)
 	fmt.Fprintf(p.w, "  ledger leader   %s\n\n", orDash(g.LedgerLeader))
 }
 

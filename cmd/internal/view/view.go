@@ -10,6 +10,7 @@ import (
 
 	"understudy/failover/decide"
 	"understudy/ledger/facts"
+	"understudy/shipper/catalog"
 	"understudy/shipper/pos"
 )
 
@@ -32,6 +33,9 @@ type Input struct {
 	// Stale is the age from which a report no longer counts; zero means
 	// DefaultStale.
 	Stale time.Duration
+	// Protection is ProtectionOf State, for a caller who has it already; nil
+	// leaves it to Build.
+	Protection *catalog.Protection
 }
 
 // Status is the document of /api/v1/status.
@@ -42,6 +46,7 @@ type Status struct {
 	Group     Group      `json:"group"`
 	Nodes     []Node     `json:"nodes"` // primary, other data nodes, witnesses; each by name
 	Incidents []Incident `json:"incidents"`
+	Backups   *Backups   `json:"backups,omitempty"` // absent while there is no group
 }
 
 // Group is what concerns all nodes.
@@ -110,6 +115,7 @@ func Build(in Input) Status {
 	st := Status{
 		At: in.Now.Round(0), Node: in.Self.Node, Version: in.Self.Version,
 		Group: s.group(), Nodes: s.nodes(), Incidents: s.incidents(),
+		Backups: s.backups(),
 	}
 	return st
 }

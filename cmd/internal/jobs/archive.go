@@ -1,0 +1,150 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"understudy/cmd/internal/worker"
+	"understudy/ledger/facts"
+)
+
+// archiveDir is the folder of the archive's worker below that of the jobs.
+const archiveDir = "archive"
+
+// errOtherFeeds ends the archive's worker when it has something else to feed.
+var errOtherFeeds = errors.New("what is to be fed has changed")
+
+// feed keeps one worker that archives the log for all locations that the
+// ledger gives to this node. It is started anew when they, or how they are
+// reached, change.
+func (r *Runner) feed(ctx context.Context, st facts.State) {
+	var mine []string
+	for _, l := range slices.Sorted(maps.Keys(st.Backups.Feeders)) {
+		if p, ok := st.Policy.Locations[l]; ok && !p.Disabled && st.Backups.Feeders[l] == r.cfg.Store {
+			mine = append(mine, l)
+		}
+	}
+	var spec *worker.Spec
+	if len(mine) > 0 {
+		spec = r.cfg.Archive(st, mine)
+	}
+	what := key(spec)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.feeding; old != nil {
+		select {
+		case <-old.done:
+			if what != "" && time.Since(old.began) < restartPause {
+				return // it fails at once: not in a circle
+			}
+			r.feeding, r.feeds = nil, nil
+		default:
+			if old.what != what {
+				old.cancel(errOtherFeeds)
+			}
+			return
+		}
+	}
+	if spec == nil {
+		return
+	}
+	run := &running{id: archiveDir, done: make(chan struct{}), began: time.Now(), what: what}
+	run.ctx, run.cancel = context.WithCancelCause(ctx)
+	r.feeding = run
+	go r.archive(run, *spec)
+}
+
+// restartPause is the least time between two starts of the archive's worker.
+const restartPause = 5 * time.Second
+
+// key is what a worker must be started anew for: all but what updates tell it.
+func key(spec *worker.Spec) string {
+	if spec == nil {
+		return ""
+	}
+	s := *spec
+	a := *s.Archive
+	a.Update, s.Lineage = worker.Update{}, nil
+	a.Feeds = slices.Clone(a.Feeds)
+	for i := range a.Feeds {
+		a.Feeds[i].From = 0
+	}
+	s.Archive, s.Policy = &a, facts.BackupPolicy{}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+func (r *Runner) archive(run *running, spec worker.Spec) {
+	defer close(run.done)
+	spec.Dir = filepath.Join(r.cfg.Dir, archiveDir)
+	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
+		r.cfg.Log.Error("make the archive's folder", "error", err)
+		return
+	}
+	logFile, err := os.OpenFile(filepath.Join(spec.Dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		r.cfg.Log.Error("open the archive's log", "error", err)
+		return
+	}
+	defer logFile.Close()
+	d, err := runWorker(run.ctx, r.cfg.Binary, spec, logFile, run.set(r), func(m worker.Message) { r.take(run, m) })
+	if run.ctx.Err() == nil {
+		r.cfg.Log.Error("the archive's worker ended", "error", err, "problem", d.Problem)
+	}
+}
+
+// update tells the archive's worker what is new.
+func (r *Runner) update() {
+	r.mu.Lock()
+	run := r.feeding
+	var p *process
+	if run != nil {
+		p = run.process
+	}
+	r.mu.Unlock()
+	if p == nil {
+		return
+	}
+	st := r.cfg.Ledger.State()
+	r.export(run, p, st)
+	u := r.cfg.Update(st)
+	if err := p.tell(worker.Line{Update: &u}); err != nil {
+		r.cfg.Log.Debug("tell the archive's worker", "error", err)
+	}
+}
+
+// exportEvery is the least time between two exports of the ledger into the
+// locations, exportAnyway the time after which there is one although only the
+// log has moved.
+const (
+	exportEvery  = 5 * time.Second
+	exportAnyway = 5 * time.Minute
+)
+
+// export gives the worker what its locations are to hold of the ledger.
+func (r *Runner) export(run *running, p *process, st facts.State) {
+	what := fmt.Sprint(st.Audit.N, st.Backups.JobsVersion, st.Backups.Removals, st.Policy.Version, st.MembersVersion)
+	since := time.Since(run.exportedAt)
+	if since < exportEvery || run.exported == what && since < exportAnyway {
+		return
+	}
+	b, err := facts.Export(st)
+	if err != nil {
+		r.cfg.Log.Error("export the ledger", "error", err)
+		return
+	}
+	run.exported, run.exportedAt = what, time.Now()
+	if err := p.tell(worker.Line{Export: b}); err != nil {
+		r.cfg.Log.Debug("tell the archive's worker", "error", err)
+	}
+}

@@ -1,0 +1,8 @@
+package worker
+
+import (
+	"context"
+	"errors"
+)
+
+func (w *work) drill(context.Context) (Done, error) { return Done{}, errors.New("not yet") }
