@@ -44,6 +44,7 @@ type Playground struct {
 	Port    int
 	Out     io.Writer
 	Version string
+	Bare    bool // without backups
 }
 
 // Command is "understudy demo".
@@ -57,6 +58,7 @@ func Command(version string) *cobra.Command {
 	}
 	c.Flags().StringVar(&p.Dir, "dir", "", "directory of the playground; made when missing")
 	c.Flags().IntVar(&p.Port, "port", DefaultPort, "N: PostgreSQL on N+1 and N+2, HTTP on N+11 to N+13, TLS on N+21 to N+23")
+	c.Flags().BoolVar(&p.Bare, "no-backups", false, "keep no backups; otherwise they are in DIR/backup/backups")
 	c.Flags().BoolVar(&detach, "detach", false, "return when the group is healthy; it goes on in the background")
 	c.Flags().BoolVar(&load, "load", false, "keep writers running on the primary")
 	c.MarkFlagRequired("dir")
@@ -160,8 +162,9 @@ API, feed:  http://127.0.0.1:%[4]d/api/v1/status  ws://127.0.0.1:%[4]d/api/v1/fe
 Try:        kill -9 $(cat %[5]s)    # %[6]s is lost: %[7]s takes over by itself
             %[2]s history 1 --config %[8]s
             %[2]s run --config %[9]s &    # it comes back as a standby
+            %[2]s points --config %[3]s    # what the backups in %[10]s can bring back
 
-`, p.DSN(), p.binary(), p.config("witness"), p.Port+httpOffset+2, p.ownPIDFile(primary), primary, other, p.config(other), p.config(primary))
+`, p.DSN(), p.binary(), p.config("witness"), p.Port+httpOffset+2, p.ownPIDFile(primary), primary, other, p.config(other), p.config(primary), p.backups())
 }
 
 // StartDaemon starts a node's daemon in the background unless it runs.
@@ -424,7 +427,15 @@ func (p *Playground) Make(ctx context.Context) (fresh bool, err error) {
 			return false, err
 		}
 	}
-	out, err := exec.CommandContext(ctx, p.binary(), "init", "--config", p.config("main")).CombinedOutput()
+	args := []string{"init", "--config", p.config("main")}
+	if !p.Bare {
+		policy, err := p.makeLocation()
+		if err != nil {
+			return false, err
+		}
+		args = append(args, "--policy", policy)
+	}
+	out, err := exec.CommandContext(ctx, p.binary(), args...).CombinedOutput()
 	if err != nil {
 		os.Remove(p.config("main")) // so that the next try begins anew
 		return false, fmt.Errorf("found the group: %w: %s", err, strings.TrimSpace(string(out)))

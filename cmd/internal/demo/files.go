@@ -14,6 +14,7 @@ import (
 	"understudy/configs"
 	"understudy/failover/pgctl"
 	"understudy/shipper/link"
+	"understudy/shipper/location/local"
 )
 
 // checkDir makes the directory and makes sure that the database account can
@@ -150,4 +151,21 @@ func (p *Playground) stopLoad() {
 		syscall.Kill(pid, syscall.SIGTERM)
 	}
 	os.Remove(p.loadPID())
+}
+
+// backups is the playground's location of backups, a directory of backup's.
+func (p *Playground) backups() string { return filepath.Join(p.Dir, "backup", "backups") }
+
+// makeLocation makes the directory for backups and the policy with which the
+// group begins; it returns the policy's file.
+func (p *Playground) makeLocation() (string, error) {
+	if err := local.Init(p.backups()); err != nil {
+		return "", fmt.Errorf("make the directory for backups: %w", err)
+	}
+	file := filepath.Join(p.Dir, "policy.yaml")
+	text := fmt.Sprintf("location.disk.kind: local\nlocation.disk.node: backup\nlocation.disk.path: %q\n", p.backups())
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		return "", fmt.Errorf("write the first policy: %w", err)
+	}
+	return file, nil
 }

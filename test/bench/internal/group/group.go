@@ -87,7 +87,7 @@ func Start(ctx context.Context, program, dir string, port int, t *pg.Tools) (*Gr
 			return g, err
 		}
 	}
-	return g, g.demo(ctx, "--dir", dir, "--port", strconv.Itoa(port), "--detach")
+	return g, g.demo(ctx, "--dir", dir, "--port", strconv.Itoa(port), "--detach", "--no-backups")
 }
 
 func newGroup(program, dir string, port int) *Group {
