@@ -57,6 +57,7 @@ func (w *work) prune(ctx context.Context, location string, yes bool) error {
 	switch n := plan.RemoveN(); {
 	case *w.flags.dryRun:
 		return nil
+	case n == 0 && plan.Frozen == "": // nothing is lost by clearing away what is left over
 	case n == 0 && asJSON:
 		return printJSON(w.opts.Out, doc.JobsReply{Action: doc.ActionPrune, Steps: []string{}, Jobs: []doc.Job{}, Plan: &plan})
 	case n == 0:

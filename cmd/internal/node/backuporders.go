@@ -326,12 +326,8 @@ func (s backupSight) planPrune(args map[string]string) (jobPlan, error) {
 	shown := admin.RetentionDoc(made, "")
 	plan := jobPlan{retention: &shown, steps: []string{}}
 	for _, p := range shown.Places {
-		gilds := len(shown.Gold) > 0 && s.state.Policy.Locations[p.Location].Retention.GoldEvery > 0
-		switch {
-		case len(p.Remove) == 0 && p.Frozen != "":
+		if len(p.Remove) == 0 && p.Frozen != "" {
 			plan.steps = append(plan.steps, fmt.Sprintf("Nothing is deleted at %s: %s.", p.Location, p.Frozen))
-			continue
-		case len(p.Remove) == 0 && !gilds:
 			continue
 		}
 		if err := s.running(facts.JobPrune, p.Location); err != nil {
@@ -347,6 +343,10 @@ func (s backupSight) planPrune(args map[string]string) (jobPlan, error) {
 			return jobPlan{}, err
 		}
 		plan.jobs = append(plan.jobs, j)
+		if len(p.Remove) == 0 {
+			plan.steps = append(plan.steps, fmt.Sprintf("%s clears %s of what interrupted work has left, if there is any.", o.Node, p.Location))
+			continue
+		}
 		plan.steps = append(plan.steps, fmt.Sprintf("%s cleans up %s; the plan is made anew when it begins.", o.Node, p.Location))
 	}
 	if len(plan.jobs) == 0 {

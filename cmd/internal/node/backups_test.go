@@ -147,11 +147,11 @@ func TestPlanJobs(t *testing.T) {
 
 		"Prune":    {"prune", "", nil, "backup nas; witness offsite", ""},
 		"PruneOne": {"prune", "locations=offsite", nil, "witness offsite", ""},
-		"PruneNothing": {"prune", "", func(s *sighted) {
+		"PruneLeftovers": {"prune", "", func(s *sighted) {
 			l := facts.DefaultLocation()
 			l.Retention = facts.Retention{}
 			s.st.Policy = facts.DefaultPolicy().WithLocation("nas", l)
-		}, "", ""},
+		}, "backup nas", ""},
 		"PruneFrozen": {"prune", "", func(s *sighted) { s.st.Backups.Frozen = &facts.Freeze{Why: "we look"} }, "", "nothing may be deleted now: we look; allow it again with: understudy ledger thaw."},
 		"PruneRuns":   {"prune", "", func(s *sighted) { s.runs(facts.Job{ID: "j1", Kind: facts.JobPrune, Locations: []string{"nas"}}) }, "", "a prune runs already"},
 		"PruneNobody": {"prune", "locations=nas", func(s *sighted) { s.in.Locations[0].Nodes = nil }, "", "no node that is heard can clean up nas now"},
