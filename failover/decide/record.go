@@ -34,6 +34,8 @@ func (o Observation) ID() string { return strconv.FormatUint(o.State.Version+1, 
 // observation.
 func NewRecord(o Observation, p Plan) Record {
 	o.State.Recent, o.State.Changes = nil, nil
+	o.State.Backups, o.State.Audit = facts.Backups{}, facts.Audit{}
+	o.State.Policy.Backup, o.State.Policy.Locations = facts.BackupPolicy{}, nil
 	r := Record{ID: o.ID(), At: o.Now, Node: o.name(o.SelfStore), Rule: p.Rule, Why: p.Why, Evidence: p.Evidence, Rejected: p.Rejected, Observation: o}
 	for _, a := range p.Actions {
 		r.Actions = append(r.Actions, a.String())
