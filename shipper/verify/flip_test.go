@@ -17,6 +17,7 @@ import (
 	"understudy/shipper/archive"
 	"understudy/shipper/backupset"
 	"understudy/shipper/catalog"
+	"understudy/shipper/pos"
 	"understudy/shipper/verify"
 	"understudy/standby/recover"
 )
@@ -66,6 +67,7 @@ func clone(m *mem) map[string][]byte { return maps.Clone(m.objects) }
 // Every byte of every object of a small set, the log of one, and what happens
 // to whole objects.
 func TestSet_FindsEveryChangedByte(t *testing.T) {
+	t.Parallel()
 	m := newMem()
 	s := store(t, m, smallFiles(), nil)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -103,6 +105,7 @@ func sizes(all map[string][]byte) (n int) {
 }
 
 func TestWAL_FindsEveryChangedByte(t *testing.T) {
+	t.Parallel()
 	m := newMem()
 	l := storeLog(t, m)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -128,7 +131,7 @@ func TestWAL_FindsEveryChangedByte(t *testing.T) {
 		}
 	}
 	n, decoded := 0, 0
-	try := func(c change) {
+	try := func(m *mem, l verify.Log, c change) {
 		n++
 		history := strings.HasSuffix(c.key, ".history")
 		rep := proveLog(t, m, l, n%100 == 0)
@@ -146,13 +149,22 @@ func TestWAL_FindsEveryChangedByte(t *testing.T) {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(all)) {
-		for i := range all[key] {
-			campaign(t, m, flips(r, key, all[key], i), try)
+		// Bytes are changed where this piece is all there is.
+		alone, part := newMem(), l
+		alone.put(key, all[key])
+		part.Stretches = nil
+		if s := want[key].seal; s.Start > 0 {
+			part.Stretches = []archive.Stretch{{Timeline: s.Timeline, Range: pos.Range{From: s.Start, To: s.End()}}}
+			part.Histories = nil
 		}
-		campaign(t, m, lengths(key, all[key]), try)
+		for i := range all[key] {
+			campaign(t, alone, flips(r, key, all[key], i), func(c change) { try(alone, part, c) })
+		}
+		whole := func(c change) { try(m, l, c) }
+		campaign(t, m, lengths(key, all[key]), whole)
 		for _, other := range slices.Sorted(maps.Keys(all)) {
 			if other != key && !strings.HasSuffix(key+other, ".history") {
-				campaign(t, m, []change{{"replaced by " + other, key, all[other]}}, try)
+				campaign(t, m, []change{{"replaced by " + other, key, all[other]}}, whole)
 			}
 		}
 	}
@@ -162,6 +174,7 @@ func TestWAL_FindsEveryChangedByte(t *testing.T) {
 // A restore reads from a location in which something is changed: it ends with
 // an error, or with the files that were backed up.
 func TestRestore_NeverWritesChangedBytes(t *testing.T) {
+	t.Parallel()
 	m := newMem()
 	s := store(t, m, smallFiles(), nil)
 	r := rand.New(rand.NewPCG(5, 6))

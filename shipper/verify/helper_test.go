@@ -158,7 +158,7 @@ const (
 	spaceOID = 16390
 )
 
-// frameBytes makes many frames of little.
+// frameBytes makes many frames of little; what is large has real ones.
 const frameBytes = 2000
 
 func body(r *rand.Rand, n int) []byte {
@@ -310,9 +310,12 @@ func frames(t testing.TB, b []byte, cuts []int) []byte {
 	defer e.Close()
 	var f backupset.Frames
 	var out []byte
-	from := 0
+	from, target := 0, frameBytes
+	if len(b) > backupset.MaxFrame {
+		target = backupset.FrameTarget
+	}
 	for _, to := range append(cuts, len(b)) {
-		if to-from < frameBytes && to < len(b) || to == from {
+		if to-from < target && to < len(b) || to == from {
 			continue
 		}
 		n := len(out)

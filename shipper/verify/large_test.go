@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -67,6 +68,46 @@ func put(t testing.TB, loc location.Location, key string, b []byte) {
 	if _, err := u.Commit(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A large object takes no more memory than the buffers of the workers.
+func TestSet_BoundedMemory(t *testing.T) {
+	dir := t.TempDir()
+	if err := local.Init(dir); err != nil {
+		t.Fatal(err)
+	}
+	loc := local.New(dir)
+	defer loc.Close()
+	label := storeLarge(t, loc)
+	runtime.GC()
+	var before, now runtime.MemStats
+	runtime.ReadMemStats(&before)
+	most := uint64(0)
+	r, err := verify.Set(context.Background(), loc, root(), label, "", verify.Options{Deep: true, Workers: 4, Progress: func(verify.Progress) {
+		runtime.ReadMemStats(&now)
+		most = max(most, now.HeapInuse-min(now.HeapInuse, before.HeapInuse))
+	}})
+	if err != nil || r.FindingN > 0 || r.RawBytes < 128<<20 {
+		t.Fatalf("%d raw bytes, %+v, %v", r.RawBytes, r.Findings, err)
+	}
+	if t.Logf("%d MiB above %d", most>>20, before.HeapInuse>>20); most > 160<<20 {
+		t.Errorf("%d MiB of memory for a set of %d", most>>20, r.Bytes>>20)
+	}
+}
+
+// storeLarge leaves nothing of the set in memory.
+func storeLarge(t *testing.T, loc location.Location) (label string) {
+	t.Helper()
+	big := make([]byte, 128<<20)
+	rand.Read(big)
+	files := smallFiles()
+	files[backupset.BaseName]["base/5/1"] = big
+	m := newMem()
+	label = store(t, m, files, nil).set.Label
+	for key, b := range m.objects {
+		put(t, loc, key, b)
+	}
+	return label
 }
 
 // cpu is the processor time of this process, in seconds.
