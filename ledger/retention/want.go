@@ -58,7 +58,11 @@ func lacking(c catalog.Catalog, location string, need ranges) (out []catalog.Str
 		has.add(s.Timeline, s.From, s.To)
 		end[s.Timeline] = max(end[s.Timeline], s.To)
 	}
+	path, _ := c.Path(c.Newest())
 	for _, t := range slices.Sorted(maps.Keys(need)) {
+		if end[t] == 0 && reaches(path, t, end) {
+			continue // its feeder comes to that timeline
+		}
 		missing := ranges{}
 		for _, r := range need[t] {
 			for _, m := range subtract(r, has[t]) {
@@ -73,6 +77,19 @@ func lacking(c catalog.Catalog, location string, need ranges) (out []catalog.Str
 		}
 	}
 	return out
+}
+
+// reaches tells whether log is there of a timeline before t on the newest path:
+// what follows it is left to the feeder, beyond the fork, too.
+func reaches(path []catalog.Step, t pos.Timeline, end map[pos.Timeline]pos.LSN) bool {
+	before := false
+	for _, step := range path {
+		if step.Timeline == t {
+			return before
+		}
+		before = before || end[step.Timeline] != 0
+	}
+	return false
 }
 
 // offered cuts a range into stretches by who has it; what nobody has is left

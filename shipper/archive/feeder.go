@@ -313,11 +313,22 @@ func (f *Feeder) begin(ctx context.Context, committed pos.LSN) {
 			continue
 		}
 		for _, p := range f.st.path.pieces(at, committed, f.cfg.SegSize) {
-			if len(f.busy) < limit && !f.busy[p] && !f.st.done(p) && (p.kind != open || f.openDue(p)) {
+			if len(f.busy) < limit && !f.underWay(p) && !f.st.done(p) && (p.kind != open || f.openDue(p)) {
 				f.start(ctx, p)
 			}
 		}
 	}
+}
+
+// underWay tells whether a piece of the same segment is being stored: the part
+// of one must not come to lie beside the whole.
+func (f *Feeder) underWay(p piece) bool {
+	for b := range f.busy {
+		if b.tli == p.tli && b.start == p.start {
+			return true
+		}
+	}
+	return false
 }
 
 // openDue tells whether the open segment is to be stored now: all before it is
