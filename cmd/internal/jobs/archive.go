@@ -74,7 +74,7 @@ func key(spec *worker.Spec) string {
 	a.Update, s.Lineage = worker.Update{}, nil
 	a.Feeds = slices.Clone(a.Feeds)
 	for i := range a.Feeds {
-		a.Feeds[i].From = 0
+		a.Feeds[i].From, a.Feeds[i].New = 0, false
 	}
 	s.Archive, s.Policy = &a, facts.BackupPolicy{}
 	b, err := json.Marshal(s)

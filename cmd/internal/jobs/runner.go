@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -181,6 +182,7 @@ func (r *Runner) start(ctx context.Context, st facts.State, j facts.Job) {
 		case d.Problem != "":
 			end.State = facts.JobFailed
 		}
+		end.Result, end.Problem = clip(end.Result), clip(end.Problem)
 		r.end(ctx, run, end)
 	}()
 }
@@ -210,15 +212,43 @@ func (r *Runner) end(ctx context.Context, run *running, end facts.EndJob) {
 			}
 			// What it says of itself is not so: a set, for example, whose log is
 			// not there.
-			end.State, end.Problem = facts.JobFailed, refused.Error()
+			end.State, end.Problem = facts.JobFailed, clip(refused.Error())
 			continue
 		}
 		run.rest(ctx)
 	}
+	r.awaitEnd(ctx, run.id)
 	r.mu.Lock()
 	delete(r.jobs, run.id)
 	r.mu.Unlock()
 	r.tidy()
+}
+
+// maxText bounds what is said of a job's end; the ledger refuses what is much
+// longer.
+const maxText = 1500
+
+func clip(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText], "") + "…; the rest is in the job's log"
+}
+
+// awaitEnd waits until the ledger's copy on this node shows the job as over,
+// which may be a little after the ledger took it: else it would be begun anew.
+func (r *Runner) awaitEnd(ctx context.Context, id string) {
+	for {
+		changed := r.cfg.Ledger.Changed()
+		if j, stands := r.cfg.Ledger.State().Backups.Jobs[id]; !stands || j.Lease != r.cfg.Boot {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
 }
 
 // logPatience is how long a set may wait for its log at a location before the

@@ -91,7 +91,7 @@ func (n *Node) archiveSpec(st facts.State, locations []string) *worker.Spec {
 	s.Archive = &worker.Archive{Store: n.spool.Store(), Update: n.walUpdate(st)}
 	oldest := n.oldestWAL(st)
 	for _, l := range locations {
-		s.Archive.Feeds = append(s.Archive.Feeds, worker.Feed{Location: l, From: feedFrom(st, l, oldest)})
+		s.Archive.Feeds = append(s.Archive.Feeds, feedOf(st, l, oldest))
 	}
 	return &s
 }
@@ -105,15 +105,15 @@ func (n *Node) oldestWAL(st facts.State) pos.LSN {
 	return n.spool.Base()
 }
 
-// feedFrom is from where on a location is to have the log: it goes on where
-// the newest stretch along the present history began. One that has none begins
-// with all that this node still has, since the next backup may need log from
-// before it was ordered.
-func feedFrom(st facts.State, name string, oldest pos.LSN) pos.LSN {
+// feedOf is from where on a location is to have the log: it goes on where the
+// newest stretch along the present history began. One that has none begins with
+// all that this node still has, since the next backup may need log from before
+// it was ordered.
+func feedOf(st facts.State, name string, oldest pos.LSN) worker.Feed {
 	if span, ok := newestSpan(st, name); ok {
-		return span.From
+		return worker.Feed{Location: name, From: span.From}
 	}
-	return oldest
+	return worker.Feed{Location: name, From: oldest, New: true}
 }
 
 // newestSpan is the furthest stretch of the present history at a location.

@@ -100,6 +100,7 @@ type feeder struct {
 	*archive.Feeder
 	name string
 	from pos.LSN
+	new  bool // see Feed
 	// told is what the ledger knows by this worker.
 	told   pos.LSN
 	toldTL pos.Timeline
@@ -181,7 +182,7 @@ func (w *work) newFeeder(f Feed, src *source, marks *moments) (*feeder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &feeder{Feeder: fd, name: f.Location, from: f.From, exports: make(chan []byte, 1)}, nil
+	return &feeder{Feeder: fd, name: f.Location, from: f.From, new: f.New, exports: make(chan []byte, 1)}, nil
 }
 
 // windowOf is a location's window with the policy's time zone.
@@ -252,7 +253,7 @@ func (f *feeder) record(ctx context.Context, w *work, s archive.Status, marks *m
 		return
 	}
 	f.at = time.Now()
-	c := facts.RecordArchived{Profile: w.spec.Profile, Location: f.name, Store: w.spec.Archive.Store, Gaps: s.Missing,
+	c := facts.RecordArchived{Profile: w.spec.Profile, Location: f.name, Store: w.spec.Archive.Store, Gaps: f.gaps(s.Missing, w.spec.Group.SegSize),
 		Spans: f.spans(marks, s, w.spec.Group.SegSize)}
 	if err := w.port.Propose(ctx, facts.Command{RecordArchived: &c}); err != nil {
 		if ctx.Err() == nil && !errors.Is(err, ErrRefused) {
@@ -261,6 +262,21 @@ func (f *feeder) record(ctx context.Context, w *work, s archive.Status, marks *m
 		return
 	}
 	f.told, f.toldTL, f.missed = s.Archived, s.Timeline, len(s.Missing)
+}
+
+// gaps are what is missing at the location, without what was lost before its
+// log began.
+func (f *feeder) gaps(missing []catalog.Gap, segSize int64) []catalog.Gap {
+	begins := f.from.SegStart(segSize)
+	var out []catalog.Gap
+	for _, g := range missing {
+		if f.new && g.From <= begins {
+			begins = max(begins, g.To)
+			continue
+		}
+		out = append(out, g)
+	}
+	return out
 }
 
 // spans are what a location has more than it was last said, without what is

@@ -48,7 +48,11 @@ func (w *work) backup(ctx context.Context) (Done, error) {
 	if err != nil {
 		return Done{}, err
 	}
-	return w.taken(ctx, res)
+	d, err := w.taken(ctx, res)
+	if err == nil && b.Standby { // on a primary writers would have to wait
+		w.noteDigests(ctx, b.ConnString)
+	}
+	return d, err
 }
 
 // taken records a set that was taken.

@@ -27,8 +27,12 @@ func (w *work) fill(ctx context.Context) (Done, error) {
 	}
 	var d Done
 	var errs []error
-	copied := 0
+	copied, lacked := 0, 0
 	for _, label := range f.Labels {
+		if w.spec.Catalog.Sets[label].Copies[f.To].State == catalog.CopyComplete {
+			continue // it is there
+		}
+		lacked++
 		n, err := w.fillSet(ctx, to, label)
 		d.Bytes += n
 		if err != nil {
@@ -45,7 +49,7 @@ func (w *work) fill(ctx context.Context) (Done, error) {
 	if err := writeObject(ctx, to, backupset.LedgerKey(w.spec.Group.Name), f.Export); err != nil {
 		errs = append(errs, fmt.Errorf("the ledger's export: %w", err))
 	}
-	d.Result = fmt.Sprintf("%d of %d sets and %s of log brought to %s", copied, len(f.Labels), size(moved), f.To)
+	d.Result = fmt.Sprintf("%d of %d sets and %s of log brought to %s", copied, lacked, size(moved), f.To)
 	return d, errors.Join(errs...)
 }
 

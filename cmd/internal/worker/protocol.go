@@ -79,6 +79,9 @@ type Archive struct {
 type Feed struct {
 	Location string  `json:"location"`
 	From     pos.LSN `json:"from"`
+	// New: it had no log of this history yet. What this node drops before it was
+	// stored is then no gap: the location's log begins later.
+	New bool `json:"new,omitempty"`
 }
 
 // Update is what changes while the log is archived.
@@ -127,20 +130,11 @@ type Fill struct {
 
 // Drill is a restore to be tried out.
 type Drill struct {
-	Target   string   `json:"target"` // as catalog.ParseTarget reads it
-	BinDir   string   `json:"bin_dir"`
-	Account  string   `json:"account"`
-	Compare  []Digest `json:"compare,omitempty"`
-	TimeZone string   `json:"time_zone"`
-}
-
-// Digest is what a table held at a position.
-type Digest struct {
-	LSN      pos.LSN `json:"lsn"`
-	Database string  `json:"database"`
-	Table    string  `json:"table"`
-	Rows     int64   `json:"rows"`
-	Sum      string  `json:"sum"`
+	Target     string `json:"target"` // as catalog.Parse reads it; "" leaves it to chance
+	ConnString string `json:"conn"`   // of this node's own server
+	BinDir     string `json:"bin_dir"`
+	Account    string `json:"account"`
+	TimeZone   string `json:"time_zone"`
 }
 
 // Line is every further line that a worker reads. Exactly one field is set.
