@@ -108,6 +108,9 @@ func (t *listener) take(ctx context.Context, conns *sync.WaitGroup, c *net.UnixC
 	})
 }
 
+// placePatience is how long a connection waits for a place.
+const placePatience = 300 * time.Millisecond
+
 // admit takes a place for the connection, or tells why it gets none. Strangers
 // take no place.
 func (t *listener) admit(c *net.UnixConn) error {
@@ -121,7 +124,7 @@ func (t *listener) admit(c *net.UnixConn) error {
 	select {
 	case t.slots <- struct{}{}:
 		return nil
-	default:
+	case <-time.After(placePatience): // one that was just left is free in a moment
 		return &refusal{"53300", fmt.Sprintf("more than %d tunnel connections", maxConns)}
 	}
 }

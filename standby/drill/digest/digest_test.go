@@ -82,6 +82,8 @@ func pair(t *testing.T) (primary, standby *pgtest.Cluster) {
 // caughtUp waits until the standby has replayed all there is.
 func caughtUp(t *testing.T, p, s *pgtest.Cluster) {
 	t.Helper()
+	// What was only inserted, such as a restore point, is flushed by the next commit.
+	p.Query(t, "select pg_logical_emit_message(true, 'test', '')")
 	at := p.Query(t, "select pg_current_wal_flush_lsn()")
 	pgtest.Eventually(t, 20*time.Second, "the standby catches up", func() bool {
 		return s.Query(t, "select pg_last_wal_replay_lsn() >= '"+at+"'") == "t"
