@@ -19,6 +19,7 @@ import (
 	"understudy/shipper/catalog"
 	"understudy/shipper/location"
 	"understudy/shipper/pos"
+	"understudy/test/pgtest"
 )
 
 func TestMain(m *testing.M) {
@@ -239,6 +240,57 @@ func TestFetcher_Ahead(t *testing.T) {
 	case key := <-opened:
 		t.Errorf("one more was opened: %s", key)
 	case <-time.After(50 * time.Millisecond):
+	}
+}
+
+// A server takes what was fetched ahead by itself; the Fetcher notices and goes
+// on, and gives what is asked for all the same.
+func TestFetcher_Hand(t *testing.T) {
+	w := newWorld(5 * segSize)
+	w.grow(30*segSize, 0)
+	m := newMem()
+	synctest.Test(t, func(t *testing.T) {
+		f := run(t, config(w, m))
+		f.reaches(t, 35*segSize)
+		f.stop(t)
+	})
+	hand := t.TempDir()
+	owned := 0
+	f := fetcher(t, w, func(c *archive.FetchConfig) {
+		c.Ahead, c.Hand, c.Workers = 4, hand, 1
+		c.Own = func(string) error { owned++; return nil }
+	}, m)
+	asked := 0
+	for at := pos.LSN(5 * segSize); at < 35*segSize; at += segSize {
+		name := segName(1, at)
+		var b []byte
+		var err error
+		if at == 5*segSize || at == 15*segSize { // one is asked for although it lies there
+			asked++
+			b, err = get(t, f, name)
+		} else {
+			pgtest.Eventually(t, 10*time.Second, name+" is handed out", func() bool {
+				b, err = os.ReadFile(filepath.Join(hand, name))
+				return err == nil
+			})
+			if files, _ := os.ReadDir(hand); len(files) > 5 {
+				t.Fatalf("%d files in the folder", len(files))
+			}
+			err = os.Remove(filepath.Join(hand, name))
+		}
+		if err != nil || !bytes.Equal(b, w.truth(at, at+segSize)) {
+			t.Fatalf("%s: %v", at, err)
+		}
+	}
+	if _, err := get(t, f, segName(1, 35*segSize)); !errors.Is(err, archive.ErrNotExist) {
+		t.Errorf("beyond the end: %v", err)
+	}
+	pgtest.Eventually(t, 5*time.Second, "all are counted", func() bool { return f.Given() == 30*segSize })
+	if owned != 30 {
+		t.Errorf("%d files were given to the account", owned)
+	}
+	if files, _ := os.ReadDir(hand); len(files) > 0 {
+		t.Errorf("left: %v", files)
 	}
 }
 

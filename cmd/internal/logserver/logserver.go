@@ -1,5 +1,5 @@
-// Package logserver gives a recovering PostgreSQL its log: a socket on which
-// restore_command asks for files, and the command itself.
+// Package logserver gives a recovering PostgreSQL its log: the socket on which
+// restore_command asks for files, and the folder from which it takes them.
 package logserver
 
 import (
@@ -10,19 +10,24 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"understudy/failover/pgctl"
 	"understudy/shipper/archive"
 )
 
-// Command is what PostgreSQL runs to fetch a file of its log from the socket.
-func Command(binary, socket string) string {
-	word := func(s string) string {
-		s = "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-		return strings.ReplaceAll(s, "%", "%%")
+// Hand makes the folder from which the database account takes files, and says
+// how they become its own: for archive.FetchConfig.
+func Hand(dir string, a pgctl.Account) (own func(path string) error, err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
 	}
-	return word(binary) + " restore-get --socket " + word(socket) + ` "%f" "%p"`
+	own = func(path string) error {
+		if !a.Switch {
+			return nil
+		}
+		return os.Chown(path, int(a.UID), int(a.GID))
+	}
+	return own, own(dir)
 }
 
 // Serve answers questions for log on a socket until the function it returns is

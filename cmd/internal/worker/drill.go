@@ -169,7 +169,12 @@ func (w *work) drillTools(ctx context.Context, account pgctl.Account, choice cat
 	if err != nil {
 		return nil, err
 	}
-	cfg := archive.FetchConfig{Root: w.spec.Root(), SystemID: w.spec.Group.SystemID, SegSize: w.spec.Group.SegSize,
+	hand := filepath.Join(t.dir, "hand")
+	own, err := logserver.Hand(hand, account)
+	if err != nil {
+		return nil, err
+	}
+	cfg := archive.FetchConfig{Hand: hand, Own: own, Root: w.spec.Root(), SystemID: w.spec.Group.SystemID, SegSize: w.spec.Group.SegSize,
 		Path: archive.PathFrom(choice.Path), AllowPartial: true, Dir: filepath.Join(t.dir, "wal"), Log: w.log}
 	for _, s := range choice.WAL {
 		cfg.Known = max(cfg.Known, s.To)
@@ -187,7 +192,7 @@ func (w *work) drillTools(ctx context.Context, account pgctl.Account, choice cat
 		return nil, err
 	}
 	socket := filepath.Join(t.dir, "get.sock")
-	t.command = logserver.Command(binary, socket)
+	t.command = archive.RestoreCommand(binary, socket, hand)
 	if t.stop, err = logserver.Serve(ctx, socket, account, t.fetcher); err != nil {
 		return nil, errors.Join(err, t.fetcher.Close())
 	}
