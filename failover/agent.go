@@ -51,6 +51,9 @@ type AgentConfig struct {
 	Step func(name string)
 	// Hooks are the operator's; nil for none.
 	Hooks *hook.Runner
+	// Restore brings the stopped database back to what the ledger's order says,
+	// until ctx ends; nil where there is none.
+	Restore func(ctx context.Context)
 	// Pace is that of the probes of disk and server; zero for the usual one.
 	Pace time.Duration
 }
@@ -353,6 +356,9 @@ func (a *Agent) inside(ctx context.Context, as role.Assignment) {
 		a.setRole(decide.RoleNone)
 	case role.Standby:
 		a.standby(ctx)
+	case role.Restore:
+		a.setRole(decide.RoleNone)
+		a.restore(ctx)
 	case role.Hold:
 		if g := a.running(); g != nil && (g.Tag().Role != tagPrimary || g.Tag().Epoch.Less(a.cfg.Ledger.State().Primary.Epoch)) {
 			a.stopServer(g, guard.Immediate, 10*time.Second)
@@ -421,6 +427,9 @@ func (a *Agent) fenceReport(ctx context.Context, e pos.Epoch, lineage pos.Lineag
 	rep := facts.FenceReport{Store: a.cfg.Store, Epoch: e, Lineage: lineage, LSN: lsn, Heard: a.cfg.Plane.Heard()}
 	rep.Timeline = lineage.TimelineAt(lsn)
 	past, c, err := a.past(ctx)
+	if err == nil && a.GivenUp() {
+		err = fmt.Errorf("%s gave its own log up for a restore of the group", a.cfg.Name)
+	}
 	if err != nil {
 		return rep, err
 	}

@@ -53,7 +53,7 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 		changed := a.cfg.Ledger.Changed()
 		st := a.cfg.Ledger.State()
 		run.SetState(st)
-		if o := st.Order; o != nil && o.Kind == facts.OrderSwitchover && o.From == a.cfg.Store && o.Epoch == e && st.Primary.Phase == facts.PhaseOpened && o.ID != declined {
+		if o := st.Order; o != nil && stopsFor(st, *o) && o.From == a.cfg.Store && o.Epoch == e && st.Primary.Phase == facts.PhaseOpened && o.ID != declined {
 			if err := a.freeze(ctx, g, run, *o); err != nil {
 				return err
 			}

@@ -189,7 +189,14 @@ func (a *Agent) giveUpLog(ctx context.Context, cb *comeback, st facts.State, c p
 	}
 	a.step("give-up-log")
 	fork := min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))
-	if err := a.cfg.Plane.Rebase(c, st.Lineage, fork, fork); err != nil {
+	err := a.cfg.Plane.Rebase(c, st.Lineage, fork, fork)
+	if errors.Is(err, ErrLogGone) && a.cfg.Plane.LogBase() == 0 {
+		// A store without log has vouched for nothing: it begins where the primary
+		// says, and only a base can help.
+		a.log.Info("the directory's log does not reach back to where the histories part", "fork", fork.String())
+		err = nil
+	}
+	if err != nil {
 		return fmt.Errorf("take the group's log up to %s from pg_wal: %w", fork, err)
 	}
 	// From where a start will replay is known only when the directory is back;

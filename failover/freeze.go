@@ -32,10 +32,13 @@ func (a *Agent) freeze(ctx context.Context, g *guard.Client, run PrimaryRun, o f
 	a.step("freeze")
 	hooked := false
 	err := a.whileGuarded(ctx, g, run.Contact, func(ctx context.Context) error {
-		ctx, cancel := context.WithDeadline(ctx, time.Now().Add(o.Deadline.Sub(o.At)-freezeMargin))
+		ctx, cancel := context.WithTimeout(ctx, freezeWithin(o))
 		defer cancel()
 		if err := a.cfg.Server.Checkpoint(ctx); err != nil {
 			return fmt.Errorf("the checkpoint before it did not end in time: %w", err)
+		}
+		if o.Kind == facts.OrderRestore {
+			return nil // it is no switchover, which a hook may veto
 		}
 		var err error
 		hooked, err = a.mayHandOver(ctx, o)

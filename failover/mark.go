@@ -19,6 +19,9 @@ type primaryMark struct {
 	// Lineage is the history of the directory's log, for the day on which the
 	// store is a new one.
 	Lineage pos.Lineage `json:"lineage"`
+	// Given is the store that vouched for the directory's own log, when that was
+	// given up for a restore of the group: it can vouch for nothing any more.
+	Given string `json:"given,omitempty"`
 }
 
 func (a *Agent) markPath() string { return filepath.Join(a.cfg.StateDir, "primary.json") }
@@ -32,6 +35,9 @@ func (a *Agent) wasPrimary() bool { return a.marked.Load() }
 func (a *Agent) Returning() string {
 	if a.cfg.Witness || a.spoolOnly.Load() {
 		return ""
+	}
+	if a.GivenUp() {
+		return a.cfg.Name + " gave its own log up for a restore of the group"
 	}
 	state, err := a.cfg.Server.State()
 	switch {

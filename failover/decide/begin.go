@@ -34,12 +34,19 @@ func held(p facts.Primaryship) bool {
 // primary fell silent on the way.
 func beginOrdered(o Observation) ([]Action, string) {
 	p, ord := o.State.Primary, o.State.Order
-	if ord == nil || ord.Attempts > 0 || ord.Epoch != p.Epoch || !held(p) || p.Store == ord.To {
+	if ord == nil || ord.Attempts > 0 || ord.Epoch != p.Epoch || !held(p) || p.Store == ord.To && ord.Kind != facts.OrderRestore {
 		return nil, "" // given while the epoch was fenced, it may have been followed already
 	}
 	rep, stopped := ended(o)
 	_, alive := o.fresh(p.Store)
+	_, restoring := o.State.Restoring()
 	switch {
+	case restoring && stopped:
+		why := fmt.Sprintf("PostgreSQL of %s has stopped for the restore of the group by %s", p.Node, o.name(ord.To))
+		return begin(o, facts.ChangeRestore, why), why
+	case restoring && o.silent(p.Store):
+		why := fmt.Sprintf("%s fell silent before it stopped for the restore of the group by %s", p.Node, o.name(ord.To))
+		return begin(o, facts.ChangeRestore, why), why
 	case ord.Kind == facts.OrderSwitchover && stopped:
 		why := fmt.Sprintf("PostgreSQL of %s has stopped for the switchover to %s", p.Node, o.name(ord.To))
 		return begin(o, facts.ChangeSwitchover, why), why

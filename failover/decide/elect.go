@@ -78,6 +78,9 @@ func elect(o Observation) choice {
 	if e.top == "" {
 		return choice{wait: "nobody has fenced"}
 	}
+	if ord, ok := o.State.Restoring(); ok {
+		return choice{wait: fmt.Sprintf("%s restores the group to %s; how far it is says: understudy restore --group --status", o.name(ord.To), ord.Restore.Target)}
+	}
 	if other := unheardHalf(o); other != "" {
 		return choice{wait: fmt.Sprintf("%s has to be heard first, since it may have been made primary meanwhile; if it is switched off, use: understudy failover --to %s --force",
 			other, o.name(e.top))}
@@ -189,7 +192,7 @@ func (e *election) holds(store string) bool {
 // ordered prefers whom the operator named, for one attempt.
 func (e *election) ordered() bool {
 	ord := e.o.State.Order
-	if ord == nil || ord.Attempts > 1 && !ord.Reformed {
+	if ord == nil || (ord.Attempts > 1 || ord.Kind == facts.OrderRestore) && !ord.Reformed {
 		return false
 	}
 	if why := e.unfit(ord.To); why != "" {
@@ -252,12 +255,19 @@ func (e *election) previous() bool {
 		return false
 	}
 	_, alive := e.o.fresh(prev)
-	pinned := e.o.State.Policy.Mode(e.o.Now) != facts.FailoverAutomatic && e.o.State.Order == nil
+	// One that was being overwritten, for a restore that was withdrawn, never opens.
+	pinned := e.o.State.Policy.Mode(e.o.Now) != facts.FailoverAutomatic && !e.operator() && e.o.State.Members[prev].Seeded
 	if pinned || why == notFenced && alive && !e.late {
 		return e.waitFor(fmt.Sprintf("%s, which was primary, %s", e.o.name(prev), why))
 	}
 	e.reject(prev, why)
 	return false
+}
+
+// operator tells whether an order stands that says who is elected.
+func (e *election) operator() bool {
+	o := e.o.State.Order
+	return o != nil && (o.Kind != facts.OrderRestore || o.Reformed)
 }
 
 // slow says why a restart of the previous primary would take long: what its

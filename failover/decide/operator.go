@@ -182,6 +182,9 @@ func PlanFailover(o Observation, to string, force bool) Request {
 		return refused("%s", why)
 	}
 	req := Request{From: o.name(old), To: m.Name}
+	if ord, ok := o.State.Restoring(); ok && ord.Restore.Stage == facts.RestoreFinal {
+		return o.planAfterRestore(req, m, ord, force)
+	}
 	if o.voices("") < o.majority() {
 		return o.planReform(req, m, force)
 	}
@@ -207,6 +210,16 @@ func PlanFailover(o Observation, to string, force bool) Request {
 		req.Order.Statement = req.Statement
 	}
 	return req
+}
+
+// planAfterRestore is for a group whose restore is past the point of no return,
+// and whose restored node is lost: only a new ledger can go on without it.
+func (o Observation) planAfterRestore(req Request, m facts.Member, ord facts.Order, force bool) Request {
+	restored := o.name(ord.To)
+	if m.Store != o.SelfStore || m.Store == ord.To || !force {
+		return refused("%s was restored to %s and goes on alone; start its daemon, or, if it is lost for good and switched off, run the command with --force on the node that shall go on without the restore", restored, ord.Restore.Target)
+	}
+	return o.planReform(req, m, force)
 }
 
 // leftBehind tells whether m is the half of a pair that the other half went on

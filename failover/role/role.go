@@ -23,12 +23,15 @@ const (
 	// Hold: an epoch is being fenced and this data node was primary before it;
 	// its server must not run until the ledger says how to go on.
 	Hold Kind = "hold"
+	// Restore: the operator ordered that the group goes back to a moment with
+	// this node's database; no server of it runs meanwhile.
+	Restore Kind = "restore"
 )
 
 // Assignment is what the ledger wants of one store.
 type Assignment struct {
 	Kind  Kind
-	Epoch pos.Epoch // of a Primary; zero otherwise, so that standbys outlive epochs
+	Epoch pos.Epoch // of a Primary or Restore; zero otherwise, so that standbys outlive epochs
 }
 
 // Assigned reads a store's assignment from the ledger. Was tells whether this
@@ -47,6 +50,9 @@ func Assigned(s facts.State, store string, was bool) Assignment {
 	case facts.PhaseNone, "":
 		return Assignment{Kind: Wait}
 	case facts.PhaseFencing:
+		if o, ok := s.Restoring(); ok && o.To == store {
+			return Assignment{Kind: Restore, Epoch: p.Epoch}
+		}
 		if was {
 			return Assignment{Kind: Hold}
 		}

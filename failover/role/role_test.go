@@ -203,3 +203,28 @@ func TestChooseMethod(t *testing.T) {
 		}
 	}
 }
+
+// The node that restores has that role only while the group is fenced for it.
+func TestAssigned_Restore(t *testing.T) {
+	order := func(stage facts.RestoreStage, reformed bool) facts.State {
+		s := group(facts.PhaseFencing, "", epoch(4))
+		s.Order = &facts.Order{Kind: facts.OrderRestore, To: "B", Reformed: reformed, Restore: &facts.Restore{Stage: stage}}
+		return s
+	}
+	for _, was := range []bool{false, true} {
+		for _, stage := range []facts.RestoreStage{facts.RestoreStopping, facts.RestoreRewriting, facts.RestoreFinal} {
+			if got := role.Assigned(order(stage, false), "B", was); got != (role.Assignment{Kind: role.Restore, Epoch: epoch(4)}) {
+				t.Errorf("%s, was %v: %+v", stage, was, got)
+			}
+			if got := role.Assigned(order(stage, false), "A", was); got.Kind == role.Restore {
+				t.Errorf("%s: the other node: %+v", stage, got)
+			}
+		}
+		if got := role.Assigned(order(facts.RestoreDraining, false), "B", was); got.Kind == role.Restore {
+			t.Errorf("the last log is not saved yet: %+v", got)
+		}
+		if got := role.Assigned(order(facts.RestoreFinal, true), "B", was); got.Kind == role.Restore {
+			t.Errorf("in the new ledger: %+v", got)
+		}
+	}
+}

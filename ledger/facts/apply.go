@@ -184,6 +184,8 @@ func (t *tx) apply() *refusal {
 		return t.setOrder(c.SetOrder)
 	case CmdClearOrder:
 		return t.clearOrder(c.ClearOrder)
+	case CmdAdvanceRestore:
+		return t.advanceRestore(c.AdvanceRestore)
 	}
 	return t.applyNotice()
 }

@@ -222,6 +222,9 @@ func (s State) PruneFrozen(profile string) string {
 	if f := s.Backups.Frozen; f != nil {
 		return f.Why
 	}
+	if o := s.Order; o != nil && o.Kind == OrderRestore {
+		return "the group is being restored from the backups that are there"
+	}
 	var damaged, sound catalog.Set
 	for _, set := range s.Backups.Catalogs[profile].Sets {
 		switch {

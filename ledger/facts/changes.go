@@ -18,6 +18,7 @@ const (
 	ChangeSwitchover ChangeKind = "switchover" // ordered, the old primary handed over
 	ChangeFailover   ChangeKind = "failover"   // the old primary was lost
 	ChangeForced     ChangeKind = "forced"     // on the operator's word against a refusal
+	ChangeRestore    ChangeKind = "restore"    // the group went back to a moment
 )
 
 // The names of phases, in the order in which they usually come.

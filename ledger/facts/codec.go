@@ -39,7 +39,7 @@ func (c Command) payloads() []struct {
 		{CmdReportFence, c.ReportFence}, {CmdAssign, c.Assign}, {CmdStarting, c.Starting}, {CmdOpened, c.Opened},
 		{CmdSetPolicy, c.SetPolicy}, {CmdRaiseIncident, c.RaiseIncident}, {CmdClearIncident, c.ClearIncident},
 		{CmdSetLeaving, c.SetLeaving}, {CmdClearLeaving, c.ClearLeaving}, {CmdSetOrder, c.SetOrder},
-		{CmdClearOrder, c.ClearOrder}, {CmdNominate, c.Nominate}, {CmdSetOffline, c.SetOffline},
+		{CmdClearOrder, c.ClearOrder}, {CmdAdvanceRestore, c.AdvanceRestore}, {CmdNominate, c.Nominate}, {CmdSetOffline, c.SetOffline},
 		{CmdNotePhase, c.NotePhase}, {CmdReturned, c.Returned}, {CmdReform, c.Reform}, {CmdSchedule, c.Schedule},
 		{CmdUnschedule, c.Unschedule},
 		{CmdBeginJob, c.BeginJob}, {CmdEndJob, c.EndJob}, {CmdCancelJob, c.CancelJob}, {CmdLoseJobs, c.LoseJobs},

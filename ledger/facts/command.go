@@ -12,36 +12,37 @@ type CommandKind string
 
 // The kinds of commands.
 const (
-	CmdFound         CommandKind = "found"
-	CmdAddMember     CommandKind = "add-member"
-	CmdUpdateMember  CommandKind = "update-member"
-	CmdRemoveMember  CommandKind = "remove-member"
-	CmdSetLedgerVote CommandKind = "set-ledger-vote"
-	CmdMarkSeeded    CommandKind = "mark-seeded"
-	CmdProposeVoter  CommandKind = "propose-voter"
-	CmdAdmitVoter    CommandKind = "admit-voter"
-	CmdWithdrawVoter CommandKind = "withdraw-voter"
-	CmdDropVoter     CommandKind = "drop-voter"
-	CmdConfirmVoters CommandKind = "confirm-voters"
-	CmdBeginEpoch    CommandKind = "begin-epoch"
-	CmdReportFence   CommandKind = "report-fence"
-	CmdAssign        CommandKind = "assign"
-	CmdStarting      CommandKind = "starting"
-	CmdOpened        CommandKind = "opened"
-	CmdSetPolicy     CommandKind = "set-policy"
-	CmdRaiseIncident CommandKind = "raise-incident"
-	CmdClearIncident CommandKind = "clear-incident"
-	CmdSetLeaving    CommandKind = "set-leaving"
-	CmdClearLeaving  CommandKind = "clear-leaving"
-	CmdSetOrder      CommandKind = "set-order"
-	CmdClearOrder    CommandKind = "clear-order"
-	CmdNominate      CommandKind = "nominate"
-	CmdSetOffline    CommandKind = "set-offline"
-	CmdNotePhase     CommandKind = "note-phase"
-	CmdReturned      CommandKind = "returned"
-	CmdReform        CommandKind = "reform"
-	CmdSchedule      CommandKind = "schedule"
-	CmdUnschedule    CommandKind = "unschedule"
+	CmdFound          CommandKind = "found"
+	CmdAddMember      CommandKind = "add-member"
+	CmdUpdateMember   CommandKind = "update-member"
+	CmdRemoveMember   CommandKind = "remove-member"
+	CmdSetLedgerVote  CommandKind = "set-ledger-vote"
+	CmdMarkSeeded     CommandKind = "mark-seeded"
+	CmdProposeVoter   CommandKind = "propose-voter"
+	CmdAdmitVoter     CommandKind = "admit-voter"
+	CmdWithdrawVoter  CommandKind = "withdraw-voter"
+	CmdDropVoter      CommandKind = "drop-voter"
+	CmdConfirmVoters  CommandKind = "confirm-voters"
+	CmdBeginEpoch     CommandKind = "begin-epoch"
+	CmdReportFence    CommandKind = "report-fence"
+	CmdAssign         CommandKind = "assign"
+	CmdStarting       CommandKind = "starting"
+	CmdOpened         CommandKind = "opened"
+	CmdSetPolicy      CommandKind = "set-policy"
+	CmdRaiseIncident  CommandKind = "raise-incident"
+	CmdClearIncident  CommandKind = "clear-incident"
+	CmdSetLeaving     CommandKind = "set-leaving"
+	CmdClearLeaving   CommandKind = "clear-leaving"
+	CmdSetOrder       CommandKind = "set-order"
+	CmdClearOrder     CommandKind = "clear-order"
+	CmdAdvanceRestore CommandKind = "advance-restore"
+	CmdNominate       CommandKind = "nominate"
+	CmdSetOffline     CommandKind = "set-offline"
+	CmdNotePhase      CommandKind = "note-phase"
+	CmdReturned       CommandKind = "returned"
+	CmdReform         CommandKind = "reform"
+	CmdSchedule       CommandKind = "schedule"
+	CmdUnschedule     CommandKind = "unschedule"
 )
 
 // Found makes the group: Member becomes its first node, sole WAL voter, ledger
@@ -204,36 +205,37 @@ type Command struct {
 	ID   string      `json:"id,omitempty"`
 	At   time.Time   `json:"at"`
 
-	Found         *Found         `json:"found,omitempty"`
-	AddMember     *AddMember     `json:"add_member,omitempty"`
-	UpdateMember  *UpdateMember  `json:"update_member,omitempty"`
-	RemoveMember  *RemoveMember  `json:"remove_member,omitempty"`
-	SetLedgerVote *SetLedgerVote `json:"set_ledger_vote,omitempty"`
-	MarkSeeded    *MarkSeeded    `json:"mark_seeded,omitempty"`
-	ProposeVoter  *ProposeVoter  `json:"propose_voter,omitempty"`
-	AdmitVoter    *AdmitVoter    `json:"admit_voter,omitempty"`
-	WithdrawVoter *WithdrawVoter `json:"withdraw_voter,omitempty"`
-	DropVoter     *DropVoter     `json:"drop_voter,omitempty"`
-	ConfirmVoters *ConfirmVoters `json:"confirm_voters,omitempty"`
-	BeginEpoch    *BeginEpoch    `json:"begin_epoch,omitempty"`
-	ReportFence   *ReportFence   `json:"report_fence,omitempty"`
-	Assign        *Assign        `json:"assign,omitempty"`
-	Starting      *Starting      `json:"starting,omitempty"`
-	Opened        *Opened        `json:"opened,omitempty"`
-	SetPolicy     *SetPolicy     `json:"set_policy,omitempty"`
-	RaiseIncident *RaiseIncident `json:"raise_incident,omitempty"`
-	ClearIncident *ClearIncident `json:"clear_incident,omitempty"`
-	SetLeaving    *SetLeaving    `json:"set_leaving,omitempty"`
-	ClearLeaving  *ClearLeaving  `json:"clear_leaving,omitempty"`
-	SetOrder      *SetOrder      `json:"set_order,omitempty"`
-	ClearOrder    *ClearOrder    `json:"clear_order,omitempty"`
-	Nominate      *Nominate      `json:"nominate,omitempty"`
-	SetOffline    *SetOffline    `json:"set_offline,omitempty"`
-	NotePhase     *NotePhase     `json:"note_phase,omitempty"`
-	Returned      *Returned      `json:"returned,omitempty"`
-	Reform        *Reform        `json:"reform,omitempty"`
-	Schedule      *Schedule      `json:"schedule,omitempty"`
-	Unschedule    *Unschedule    `json:"unschedule,omitempty"`
+	Found          *Found          `json:"found,omitempty"`
+	AddMember      *AddMember      `json:"add_member,omitempty"`
+	UpdateMember   *UpdateMember   `json:"update_member,omitempty"`
+	RemoveMember   *RemoveMember   `json:"remove_member,omitempty"`
+	SetLedgerVote  *SetLedgerVote  `json:"set_ledger_vote,omitempty"`
+	MarkSeeded     *MarkSeeded     `json:"mark_seeded,omitempty"`
+	ProposeVoter   *ProposeVoter   `json:"propose_voter,omitempty"`
+	AdmitVoter     *AdmitVoter     `json:"admit_voter,omitempty"`
+	WithdrawVoter  *WithdrawVoter  `json:"withdraw_voter,omitempty"`
+	DropVoter      *DropVoter      `json:"drop_voter,omitempty"`
+	ConfirmVoters  *ConfirmVoters  `json:"confirm_voters,omitempty"`
+	BeginEpoch     *BeginEpoch     `json:"begin_epoch,omitempty"`
+	ReportFence    *ReportFence    `json:"report_fence,omitempty"`
+	Assign         *Assign         `json:"assign,omitempty"`
+	Starting       *Starting       `json:"starting,omitempty"`
+	Opened         *Opened         `json:"opened,omitempty"`
+	SetPolicy      *SetPolicy      `json:"set_policy,omitempty"`
+	RaiseIncident  *RaiseIncident  `json:"raise_incident,omitempty"`
+	ClearIncident  *ClearIncident  `json:"clear_incident,omitempty"`
+	SetLeaving     *SetLeaving     `json:"set_leaving,omitempty"`
+	ClearLeaving   *ClearLeaving   `json:"clear_leaving,omitempty"`
+	SetOrder       *SetOrder       `json:"set_order,omitempty"`
+	ClearOrder     *ClearOrder     `json:"clear_order,omitempty"`
+	AdvanceRestore *AdvanceRestore `json:"advance_restore,omitempty"`
+	Nominate       *Nominate       `json:"nominate,omitempty"`
+	SetOffline     *SetOffline     `json:"set_offline,omitempty"`
+	NotePhase      *NotePhase      `json:"note_phase,omitempty"`
+	Returned       *Returned       `json:"returned,omitempty"`
+	Reform         *Reform         `json:"reform,omitempty"`
+	Schedule       *Schedule       `json:"schedule,omitempty"`
+	Unschedule     *Unschedule     `json:"unschedule,omitempty"`
 
 	BeginJob       *BeginJob       `json:"begin_job,omitempty"`
 	EndJob         *EndJob         `json:"end_job,omitempty"`

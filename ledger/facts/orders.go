@@ -13,6 +13,7 @@ type OrderKind string
 const (
 	OrderSwitchover OrderKind = "switchover" // the healthy primary hands over
 	OrderFailover   OrderKind = "failover"   // the operator's word that the primary is lost
+	OrderRestore    OrderKind = "restore"    // the group goes back to a moment, with To's database
 )
 
 // Order is the operator's word that the primaryship moves. It is recorded
@@ -42,6 +43,8 @@ type Order struct {
 	// Reformed: the group was formed anew under this order, without asking a
 	// majority of the group as it was.
 	Reformed bool `json:"reformed,omitempty"`
+	// Restore says what an order of kind OrderRestore brings back; nil for others.
+	Restore *Restore `json:"restore,omitempty"`
 }
 
 // SetOrder records an order. Expect is Primaryship.Version; the order's
@@ -79,8 +82,9 @@ func (t *tx) setOrder(c *SetOrder) *refusal {
 	if r := stale("primaryship", c.Expect, p.Version); r != nil {
 		return r
 	}
-	if o.Kind != OrderSwitchover && o.Kind != OrderFailover {
-		return refuse(CodeBadCommand, "order %q is neither %q nor %q", clip(string(o.Kind)), OrderSwitchover, OrderFailover)
+	restore := o.Kind == OrderRestore
+	if o.Kind != OrderSwitchover && o.Kind != OrderFailover && !restore || !restore && o.Restore != nil {
+		return refuse(CodeBadCommand, "order %q is neither %q, %q nor %q", clip(string(o.Kind)), OrderSwitchover, OrderFailover, OrderRestore)
 	}
 	if !plain(o.ID) || len(o.Statement) > maxTextBytes {
 		return refuse(CodeBadCommand, "an order needs an id, and a statement of at most %d bytes", maxTextBytes)
@@ -105,19 +109,14 @@ func (t *tx) setOrder(c *SetOrder) *refusal {
 		return refuse(CodeNotSeeded, "%s cannot be primary: it has no complete base", m.Name)
 	case !t.s.IsVoter(m.Store):
 		return refuse(CodeNotVoter, "%s cannot be primary: it has no WAL vote", m.Name)
-	case m.Store == p.Store && p.Phase == PhaseOpened:
+	case m.Store == p.Store && p.Phase == PhaseOpened && !restore:
 		return refuse(CodeIsPrimary, "%s is the primary already", m.Name)
 	}
-	o.From, o.Attempts, o.Reformed = p.Store, 0, false
-	if o.From == "" {
-		o.From = p.Previous
-	}
-	if !o.At.IsZero() && !t.c.At.IsZero() {
-		// The same time left, by the clock of the command.
-		o.Deadline = t.c.At.Add(o.Deadline.Sub(o.At))
-	}
-	if !t.c.At.IsZero() {
-		o.At = t.c.At
+	t.stampOrder(&o)
+	if restore {
+		if r := t.admitRestore(&o); r != nil {
+			return r
+		}
 	}
 	t.s.Order = &o
 	if s := t.s.Scheduled; s != nil && s.ID == o.Scheduled {
@@ -129,8 +128,28 @@ func (t *tx) setOrder(c *SetOrder) *refusal {
 		t.putChange(ch)
 		t.phaseAt(p.Epoch, TimedStep{Name: StepOrdered, At: o.At})
 	}
+	if restore {
+		t.event("restore-ordered", m.Store, SeverityWarning, "the operator ordered to restore the group with %s to %s, and confirmed: %s", m.Name, o.Restore.Target, o.Statement)
+		return nil
+	}
 	t.event(string(o.Kind)+"-ordered", m.Store, SeverityWarning, "%s to %s ordered", o.Kind, m.Name)
 	return nil
+}
+
+// stampOrder fills in what the ledger knows better than who gave the order.
+func (t *tx) stampOrder(o *Order) {
+	p := t.s.Primary
+	o.From, o.Attempts, o.Reformed = p.Store, 0, false
+	if o.From == "" {
+		o.From = p.Previous
+	}
+	if !o.At.IsZero() && !t.c.At.IsZero() {
+		// The same time left, by the clock of the command.
+		o.Deadline = t.c.At.Add(o.Deadline.Sub(o.At))
+	}
+	if !t.c.At.IsZero() {
+		o.At = t.c.At
+	}
 }
 
 func (t *tx) clearOrder(c *ClearOrder) *refusal {
@@ -144,6 +163,12 @@ func (t *tx) clearOrder(c *ClearOrder) *refusal {
 	if o.Reformed {
 		// It is what remembers that no majority was asked.
 		return refuse(CodeOrderStands, "the group was formed anew under this order, which ends when a primary opens")
+	}
+	if o.Kind == OrderRestore {
+		if r := t.withdrawRestore(o); r != nil {
+			return r
+		}
+		t.letIn(o)
 	}
 	t.s.Order, t.s.Early = nil, nil
 	t.event("order-over", o.To, SeverityWarning, "the %s to %s was given up: %s", o.Kind, t.s.NameOf(o.To), c.Why)

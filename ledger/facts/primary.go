@@ -142,6 +142,9 @@ func (t *tx) assign(c *Assign) *refusal {
 	if r := stale("primaryship", c.Expect, p.Version); r != nil {
 		return r
 	}
+	if o, ok := t.s.Restoring(); ok {
+		return refuse(CodeOrderStands, "nobody becomes primary while %s restores the group", t.s.NameOf(o.To))
+	}
 	if c.Epoch != p.Epoch {
 		return refuse(CodeStaleEpoch, "an assignment for epoch %s came in epoch %s", c.Epoch, p.Epoch)
 	}
@@ -306,7 +309,7 @@ func (t *tx) startChange(proof *Proof) {
 	if ch.From != "" {
 		ch.Proof = proof
 	}
-	if p.Forced || t.s.Order != nil && t.s.Order.Reformed {
+	if p.Forced || t.s.Order != nil && t.s.Order.Reformed && ch.Kind != ChangeRestore {
 		ch.Kind = ChangeForced
 	}
 	t.putChange(ch)
@@ -334,6 +337,7 @@ func (t *tx) openChange() {
 	}
 	t.phase(StepOpened, p.Node)
 	o := t.s.Order
+	t.letIn(o)
 	t.s.Order, t.s.Early = nil, nil
 	if o != nil && o.To != p.Store {
 		t.event("order-over", o.To, SeverityWarning, "the %s to %s did not succeed: %s opened instead", o.Kind, t.s.NameOf(o.To), p.Node)

@@ -23,7 +23,10 @@ type Reform struct {
 	Statement string `json:"statement"` // what the operator confirmed
 	// Fence is the node's own report, of the new epoch.
 	Fence FenceReport `json:"fence"`
-	At    time.Time   `json:"at"`
+	// Restored: the node goes on with a database that was restored; Old is the
+	// state in which a majority made that final. Nil when it goes on with its own.
+	Restored *Restored `json:"restored,omitempty"`
+	At       time.Time `json:"at"`
 }
 
 // NextGeneration is the first epoch of a group that is formed anew from s.
@@ -50,6 +53,9 @@ func (t *tx) reform(c *Reform) *refusal {
 	case old.Primary.Epoch.Gen == math.MaxUint32 || old.LastTimeline > math.MaxUint32-2*skippedTimelines:
 		return refuse(CodeEpochsExhausted, "generation %d has no successor", old.Primary.Epoch.Gen)
 	}
+	if r := c.restored(&old); r != nil {
+		return r
+	}
 	next := old.NextGeneration()
 	f := c.Fence
 	if f.Epoch != next || f.Store != c.Store || f.Lineage.Validate() != nil || len(f.Lineage) > maxLineageLen {
@@ -66,38 +72,80 @@ func (t *tx) reform(c *Reform) *refusal {
 	t.s.Voters = Voters{Version: v, Stores: []string{m.Store}, Confirmed: v}
 	t.s.LastTimeline += skippedTimelines
 	t.s.Leaving, t.s.Incidents, t.s.Early, t.s.Recent = nil, nil, nil, nil
-	t.s.Order = &Order{ID: next.String(), Kind: OrderFailover, To: c.Store, From: old.Primary.Store, Epoch: old.Primary.Epoch,
-		Force: true, Statement: c.Statement, At: c.At, Deadline: c.At, Attempts: 1, Reformed: true}
-	if t.s.Order.From == "" {
-		t.s.Order.From = old.Primary.Previous
-	}
-	prev := old.Primary.Store
-	if prev == "" {
-		prev = old.Primary.Previous
+	t.s.Order = c.order(old, next)
+	prev := t.s.Order.From
+	if c.Restored != nil {
+		prev = "" // nothing of what anybody was before is compared with it
 	}
 	f.Voters, f.Pos, f.At = v, cut(old.Lineage, f.Lineage, f.LSN), t.c.At
 	f.Heard = old.heardHere(f)
+	cause := "formed anew by the operator's word"
+	if c.Restored != nil {
+		f.Heard = min(f.Heard, f.LSN)
+		cause = "restored to " + old.Order.Restore.Target.String() + " by the operator's word"
+	}
 	t.s.Primary = Primaryship{Version: old.Primary.Version + 1, Epoch: next, Phase: PhaseFencing, Previous: prev,
-		Cause: "formed anew by the operator's word", Since: t.c.At, Fence: map[string]FenceReport{m.Store: f}}
-	ch := Change{Epoch: next, Kind: ChangeForced, From: old.NameOf(prev), Cause: t.s.Primary.Cause, Statement: c.Statement,
-		Steps: []TimedStep{{Name: StepOrdered, At: c.At}, {Name: StepEpoch, At: t.c.At}}}
-	keep := old.Changes[max(0, len(old.Changes)-maxChanges+1):]
-	t.s.Changes = append(append([]Change(nil), keep...), ch)
-	t.event("reformed", m.Store, SeverityError, "the group was formed anew with %s alone; who was left out joins as new", m.Name)
+		Cause: cause, Since: t.c.At, Fence: map[string]FenceReport{m.Store: f}}
+	t.reformChange(c, &old, prev)
+	t.lose(func(j Job) bool { return j.Store != c.Store || c.Restored != nil }, "the group was formed anew without its node")
+	t.unfeed(func(_, store string) bool { return store != c.Store })
+	t.reformed(c, &old)
 	return nil
 }
 
-// retireAllBut leaves every member but one out of the group, with its jobs.
+// reformed says what happened.
+func (t *tx) reformed(c *Reform, old *State) {
+	m := t.s.Members[c.Store]
+	if c.Restored == nil {
+		t.event("reformed", m.Store, SeverityError, "the group was formed anew with %s alone; who was left out joins as new", m.Name)
+		return
+	}
+	last := old.Lineage.Last()
+	t.noteTimelines()
+	t.event("restored", m.Store, SeverityError, "the group was restored with %s to %s, which is %s on timeline %d; it goes on on timeline %d, and who holds what came later joins as new; confirmed was: %s",
+		m.Name, old.Order.Restore.Target, last.Start, old.Order.Restore.Along, last.Timeline, c.Statement)
+}
+
+// order is the one under which the new ledger's first primary opens.
+func (c *Reform) order(old State, next pos.Epoch) *Order {
+	o := &Order{ID: next.String(), Kind: OrderFailover, To: c.Store, From: old.Primary.Store, Epoch: old.Primary.Epoch,
+		Force: true, Statement: c.Statement, At: c.At, Deadline: c.At, Attempts: 1, Reformed: true}
+	if o.From == "" {
+		o.From = old.Primary.Previous
+	}
+	if c.Restored != nil {
+		r := *old.Order.Restore
+		r.Shut = false
+		o.Kind, o.Restore, o.At = OrderRestore, &r, old.Order.At
+	}
+	return o
+}
+
+// reformChange begins the record of the new ledger's first change.
+func (t *tx) reformChange(c *Reform, old *State, prev string) {
+	kind, from := ChangeForced, ""
+	if prev != "" {
+		from = old.NameOf(prev)
+	}
+	if c.Restored != nil {
+		kind = ChangeRestore
+	}
+	ch := Change{Epoch: t.s.Primary.Epoch, Kind: kind, From: from, Cause: t.s.Primary.Cause, Statement: c.Statement,
+		Steps: []TimedStep{{Name: StepOrdered, At: t.s.Order.At}, {Name: StepEpoch, At: t.c.At}}}
+	keep := old.Changes[max(0, len(old.Changes)-maxChanges+1):]
+	t.s.Changes = append(append([]Change(nil), keep...), ch)
+}
+
+// retireAllBut keeps the stores of all members but one from ever coming back.
 func (t *tx) retireAllBut(store string) {
-	t.s.Retired = maps.Clone(t.s.Retired)
-	if t.s.Retired == nil {
-		t.s.Retired = map[string]string{}
+	retired := maps.Clone(t.s.Retired)
+	if retired == nil {
+		retired = map[string]string{}
 	}
 	for s, m := range t.s.Members {
 		if s != store {
-			t.s.Retired[s] = m.Name
+			retired[s] = m.Name
 		}
 	}
-	t.lose(func(j Job) bool { return j.Store != store }, "the group was formed anew without its node")
-	t.unfeed(func(_, s string) bool { return s != store })
+	t.s.Retired = retired
 }

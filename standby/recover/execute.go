@@ -180,7 +180,7 @@ func (x *execution) take() (done bool, err error) {
 			return false, fmt.Errorf("%w: one that was planned at %s", ErrOtherPlan, state.Plan.Made.Format(time.RFC3339))
 		}
 	}
-	at, err := x.p.destination(m)
+	at, err := x.p.destination(m, false)
 	if err != nil {
 		return false, err
 	}

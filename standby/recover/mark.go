@@ -116,7 +116,26 @@ func readState(dataDir string) (Status, error) {
 }
 
 // write makes s the state of the plan's directory, durably.
-func (s Status) write() error { return writeJSON(s.Plan.DataDir, stateName, stateTemp, s) }
+// The server must be able to read it: what cannot be read ends every base backup
+// and every rewind from it.
+func (s Status) write() error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", stateName, err)
+	}
+	return writeFile(s.Plan.DataDir, stateName, stateTemp, b, 0o600, s.Plan.Owner)
+}
+
+// Forget removes what a finished restore left in its directory to tell of
+// itself. It is no error when nothing did.
+func Forget(dataDir string) error {
+	for _, name := range []string{stateTemp, indexTemp, indexName} {
+		if err := os.Remove(filepath.Join(dataDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return removeDurably(dataDir, stateName)
+}
 
 func readSmall(path string) ([]byte, error) {
 	f, err := os.Open(path)

@@ -21,8 +21,9 @@ type found struct {
 	places []place // tablespaces that are the directory's own
 }
 
-// destination refuses a directory that the mode must not use.
-func (p Plan) destination(m Mode) (found, error) {
+// destination refuses a directory that the mode must not use. Of one that runs
+// nothing more is asked: it will be stopped first.
+func (p Plan) destination(m Mode, runs bool) (found, error) {
 	state, err := restore.Inspect(p.DataDir)
 	if err != nil {
 		return found{}, err
@@ -38,7 +39,7 @@ func (p Plan) destination(m Mode) (found, error) {
 	case m != Delta:
 		return at, fmt.Errorf("%w: %s holds a database; restore over it in mode delta, or to another directory", ErrOccupied, p.DataDir)
 	}
-	if err := notRunning(p.DataDir); err != nil {
+	if err := notRunning(p.DataDir); err != nil && !runs {
 		return at, err
 	}
 	if state == restore.Partial {

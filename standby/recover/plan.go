@@ -64,6 +64,9 @@ type Request struct {
 	// TrustTimes keeps files whose size and time of change agree with the set
 	// unread. A file that was damaged on the disk keeps its damage.
 	TrustTimes bool
+	// Runs: a server runs on the destination now and is stopped before Execute,
+	// which refuses one that still does.
+	Runs bool
 	// AllowDamage restores a set that had corrupt pages when it was taken.
 	AllowDamage bool
 	// Now is the time of the plan.
@@ -144,7 +147,7 @@ func makePlan(ctx context.Context, r Request, from Sources) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	at, err := p.destination(r.Mode)
+	at, err := p.destination(r.Mode, r.Runs)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -70,6 +70,9 @@ func (n *Node) walUpdate(st facts.State) worker.Update {
 // awaited is the highest end of a complete set: whoever took it waits until the
 // log up to there is at the locations.
 func awaited(st facts.State) (lsn pos.LSN) {
+	if o := st.Order; o != nil && o.Restore != nil && !o.Reformed {
+		lsn = o.Restore.Upto // and a restore of the group waits for the last log
+	}
 	c, _ := st.Catalog(facts.ProfilePostgres)
 	for _, s := range c.Sets {
 		if s.State == catalog.SetComplete {

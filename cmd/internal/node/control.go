@@ -85,6 +85,7 @@ type control struct {
 	propose func(context.Context, []byte) ([]byte, error)
 	read    func(context.Context) ([]byte, error)
 	reseed  func(context.Context, []byte) ([]byte, error)
+	restore func(ctx context.Context, op string, body []byte) ([]byte, error)
 
 	ears *ears
 
@@ -489,7 +490,7 @@ func (c *control) hungUp(store string) {
 }
 
 func (c *control) answer(ctx context.Context, m message) message {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerWithin(m.Op))
 	defer cancel()
 	rep := message{Kind: "reply", ID: m.ID}
 	var err error
@@ -500,6 +501,8 @@ func (c *control) answer(ctx context.Context, m message) message {
 		rep.Body, err = c.read(ctx)
 	case "reseed":
 		rep.Body, err = c.reseed(ctx, m.Body)
+	case opRestorePlan, opRestoreShut:
+		rep.Body, err = c.restore(ctx, m.Op, m.Body)
 	default:
 		err = fmt.Errorf("unknown request %q", m.Op)
 	}

@@ -69,6 +69,10 @@ type Node struct {
 	gapSince time.Time
 	rival    string // set while a peer is primary of another group of the same age
 	stopped  context.CancelCauseFunc
+	// restore is how far a restore of the group on this node is.
+	restore groupProgress
+	// step interrupts a test at a step; nil for none.
+	step func(name string)
 }
 
 // Options are what the program knows besides the node file.
@@ -86,7 +90,7 @@ type Options struct {
 // changed on disk when it fails over the node file, the certificate, the
 // binaries or a port.
 func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
-	n := &Node{tunnels: make(chan struct{}, 4), cfg: cfg, version: o.Version, binary: o.Binary, log: o.Log.With("node", cfg.Name), boot: newBoot(), began: time.Now()}
+	n := &Node{tunnels: make(chan struct{}, 4), cfg: cfg, version: o.Version, binary: o.Binary, log: o.Log.With("node", cfg.Name), boot: newBoot(), began: time.Now(), step: o.Step}
 	var err error
 	if n.creds, err = link.LoadIdentity(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA); err != nil {
 		return nil, err
@@ -115,6 +119,7 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 	n.agent = failover.NewAgent(failover.AgentConfig{
 		Name: cfg.Name, Witness: cfg.PostgreSQL == nil, Plane: n.plane, Server: n.server, Binary: o.Binary,
 		GuardSocket: cfg.GuardSocket(), StateDir: cfg.StateDir, Notify: n.notify, Log: n.log, Step: o.Step, Hooks: n.hooks,
+		Restore: n.restoreGroup,
 	})
 	// First of all: the guard's patience with an absent daemon is short.
 	if err := n.agent.Connect(ctx); err != nil {
@@ -232,6 +237,7 @@ func (n *Node) open() error {
 		return fmt.Errorf("open the ledger: %w", err)
 	}
 	n.control.propose, n.control.read, n.control.reseed = n.ledger.HandlePropose, n.ledger.HandleRead, n.handleReseed
+	n.control.restore = n.handleRestore
 	n.receiver = standby.New(standby.Config{
 		Node: cfg.Name, Store: n.spool.Store(), Identity: n.identity, Spool: n.spool,
 		Fill: n.fill, Refuse: n.agent.Returning, OnSession: n.onSession, Log: n.log,
@@ -296,6 +302,7 @@ func (n *Node) Run(ctx context.Context) error {
 	wg.Go(func() { n.watchLedgers(base) })
 	wg.Go(func() { n.jobs.Run(base) })
 	wg.Go(func() { n.keepMarking(base) })
+	wg.Go(func() { n.watchRestore(base) })
 	wg.Go(func() { n.keepAudit(base) })
 	stopEvents := n.ledger.Subscribe(n.ledgerEvents())
 	if n.server != nil {

@@ -29,6 +29,8 @@ type reformation struct {
 	LedgerID  string      `json:"ledger_id"`
 	Statement string      `json:"statement"`
 	At        time.Time   `json:"at"`
+	// Restored: this node goes on with a database that was restored.
+	Restored *facts.Restored `json:"restored,omitempty"`
 }
 
 func reformFile(cfg *configs.Node) string { return filepath.Join(cfg.StateDir, "reform.json") }
@@ -134,11 +136,14 @@ func (n *Node) finishReform() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if !n.ledger.State().Founded() {
+		if err := n.takeRestored(ctx, r); err != nil {
+			return fmt.Errorf("take the restored database: %w", err)
+		}
 		rep, err := n.agent.FenceReport(ctx, r.State.NextGeneration())
 		if err != nil {
 			return fmt.Errorf("fence for the new ledger: %w", err)
 		}
-		err = n.ledger.Reform(ctx, facts.Reform{Old: r.State, Store: n.spool.Store(), LedgerID: r.LedgerID, Statement: r.Statement, Fence: rep, At: r.At})
+		err = n.ledger.Reform(ctx, facts.Reform{Old: r.State, Store: n.spool.Store(), LedgerID: r.LedgerID, Statement: r.Statement, Fence: rep, Restored: r.Restored, At: r.At})
 		var refused *ledger.RefusedError
 		if err != nil && !(errors.As(err, &refused) && refused.Code == facts.CodeAlreadyFounded) {
 			return err

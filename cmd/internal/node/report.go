@@ -159,7 +159,13 @@ func (n *Node) Do(ctx context.Context, action string, args map[string]string) (a
 	if v, known, err := n.planned(ctx, action, args); known {
 		return v, err
 	}
+	if v, known, err := n.groupOrder(ctx, action, args); known {
+		return v, err
+	}
 	if v, known, err := n.backupOrder(ctx, action, args); known {
+		return v, err
+	}
+	if v, known, err := n.rebuildCatalog(ctx, action, args); known {
 		return v, err
 	}
 	return nil, &admin.ActionError{Code: admin.CodeUnknownAction, Text: fmt.Sprintf("there is no action %q", action)}

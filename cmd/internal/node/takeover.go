@@ -259,10 +259,13 @@ func (s piece) ReadWAL(p []byte, at pos.LSN) (int, error) {
 // received log. What the spool held was of an earlier life as a standby, or is
 // in pg_wal as well.
 func (p *plane) Rebase(c pgctl.Control, l pos.Lineage, from, upto pos.LSN) error {
-	p.n.receiver.Cut() // it would go on where the log ended before
 	sp := p.n.spool
 	base := from.SegStart(c.SegSize)
 	l = along(l, c.Timeline)
+	if upto > base && sp.Meta().Base == 0 && !holdsSegment(p.walDir(), base, c.SegSize, l) {
+		return fmt.Errorf("%w: pg_wal has no segment with %s", failover.ErrLogGone, base)
+	}
+	p.n.receiver.Cut() // it would go on where the log ended before
 	if err := p.rebaseLineage(l); err != nil {
 		return err
 	}
@@ -281,6 +284,17 @@ func (p *plane) Rebase(c pgctl.Control, l pos.Lineage, from, upto pos.LSN) error
 	_, err := sp.Sync()
 	p.setStopped(nil)
 	return err
+}
+
+// holdsSegment tells whether a pg_wal has the segment that begins at a byte, of
+// the timeline that a history has there, or of an ancestor that a fork copies.
+func holdsSegment(dir string, at pos.LSN, segSize int64, l pos.Lineage) bool {
+	for _, e := range l {
+		if _, err := os.Stat(filepath.Join(dir, pos.SegName(e.Timeline, at, segSize))); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // rebaseLineage makes the log's history the spool's, which is older: a primary
