@@ -82,8 +82,9 @@ type Options struct {
 	In io.Reader
 }
 
-// Commands are all that ask the daemon, wal-get, and version. Their RunE errors
-// are to be given to Code. They print nothing to standard error.
+// Commands are all that ask the daemon, those that restore without one, the two
+// that PostgreSQL runs, and version. Their RunE errors are to be given to Code.
+// They print nothing to standard error.
 func Commands(opts Options) []*cobra.Command {
 	cmds := []*cobra.Command{
 		statusCommand(opts), eventsCommand(opts), policyCommand(opts), versionCommand(opts),
@@ -91,16 +92,17 @@ func Commands(opts Options) []*cobra.Command {
 		reseedCommand(opts), offlineCommand(opts), onlineCommand(opts),
 		pauseCommand(opts), resumeCommand(opts), incidentsCommand(opts),
 		stopCommand(opts), restartCommand(opts),
-		backupCommand(opts), setsCommand(opts), pointsCommand(opts), jobsCommand(opts), verifyCommand(opts), drillCommand(opts),
-		pruneCommand(opts), locationsCommand(opts), ledgerCommand(opts),
+		backupCommand(opts), setsCommand(opts), withOfflinePoints(pointsCommand(opts), opts), jobsCommand(opts), verifyCommand(opts), drillCommand(opts),
+		pruneCommand(opts), locationsCommand(opts), withRebuild(ledgerCommand(opts), opts), groupRestore(restoreCommand(opts), opts),
 	}
 	for _, c := range cmds {
 		Prepare(c)
 	}
-	walGet := walGetCommand()
+	walGet, restoreGet := walGetCommand(), restoreGetCommand()
 	// With a mistake in restore_command nothing can be told about the log.
 	prepare(walGet, ExitMustStop)
-	return append(cmds, walGet)
+	prepare(restoreGet, ExitMustStop)
+	return append(cmds, walGet, restoreGet)
 }
 
 // Prepare makes a command's wrong flags and arguments end with ExitUsage, and
