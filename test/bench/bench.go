@@ -19,6 +19,7 @@ const (
 	nativeMainPort    = 31
 	nativeStandbyPort = 32
 	barePort          = 33 // and the next
+	backupPort        = 35 // and the next
 )
 
 // bench is what the parts share: the sides, set up once.
@@ -44,8 +45,11 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 		return b, err
 	}
 	b.pair = slices.ContainsFunc(todo, func(p part) bool { return p.pair })
-	if slices.ContainsFunc(todo, func(p part) bool { return p.lab }) {
-		if err := netlab.Need(); err != nil {
+	for _, p := range todo {
+		if p.need == nil {
+			continue
+		}
+		if err := p.need(); err != nil {
 			return b, err
 		}
 	}
@@ -73,8 +77,12 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 	return b, err
 }
 
-// enter sees to it that the group runs that the part measures.
+// enter sees to it that the group runs that the part measures, and nothing
+// when it measures none.
 func (b *bench) enter(ctx context.Context, p part) error {
+	if p.alone {
+		return b.leave()
+	}
 	if b.group != nil && p.lab == (b.lab != nil) {
 		return nil
 	}

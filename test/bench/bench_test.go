@@ -10,7 +10,7 @@ import (
 )
 
 func TestOptions_Validate(t *testing.T) {
-	for _, bad := range []string{"-rounds=0", "-seconds=0", "-only=commit,lga", "-clients=1,x", "-clients=", "-clients=91", "-n=0", "-segsize=3", "-segsize=2048", "-change-scale=0", "-minutes=0", "-scenarios=cut,cat", "-nope", "extra"} {
+	for _, bad := range []string{"-rounds=0", "-seconds=0", "-only=commit,lga", "-clients=1,x", "-clients=", "-clients=91", "-n=0", "-segsize=3", "-segsize=2048", "-change-scale=0", "-backup-scale=0", "-backup-wal=0", "-backup-minutes=0", "-minutes=0", "-scenarios=cut,cat", "-nope", "extra"} {
 		if _, _, err := parseFlags([]string{bad}); err == nil {
 			t.Errorf("%s is taken", bad)
 		}

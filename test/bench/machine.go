@@ -19,10 +19,11 @@ import (
 
 // machine is one line about what was measured where.
 func (b *bench) machine(ctx context.Context) (string, error) {
-	version, err := b.group.Main().Query(ctx, "current_setting('server_version')")
+	version, err := b.tools.Run(ctx, "postgres", "--version")
 	if err != nil {
 		return "", err
 	}
+	_, version, _ = strings.Cut(strings.TrimSpace(version), "(PostgreSQL) ")
 	sync, err := syncTime(b.dir)
 	if err != nil {
 		return "", err

@@ -1,8 +1,8 @@
 // Command bench measures Understudy side by side with what PostgreSQL has on
 // board: synchronous streaming, pg_receivewal and its own standby, in
-// alternating rounds on one machine and one disk. It also measures how long
-// nobody can write when the primary moves or is lost. It prints Markdown; see
-// the flags for what to measure.
+// alternating rounds on one machine and one disk; and its backups with those of
+// pgBackRest. It also measures how long nobody can write when the primary moves
+// or is lost. It prints Markdown; see the flags for what to measure.
 package main
 
 import (
@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"understudy/test/bench/internal/doc"
+	"understudy/test/netlab"
 )
 
 // options are the flags.
@@ -40,6 +41,9 @@ type options struct {
 	minutes       float64
 	segMiB        int
 	changeScale   int
+	backupScale   int
+	backupWAL     int
+	backupMinutes float64
 	idle          time.Duration
 	rate          float64
 	port          int
@@ -59,6 +63,10 @@ type part struct {
 	pair bool
 	// lab tells that every node needs a network of its own.
 	lab bool
+	// alone tells that it has servers of its own, and no group runs meanwhile.
+	alone bool
+	// need says what is missing on this machine; nil needs nothing.
+	need func() error
 	// run measures. Text that comes with an error is shown and not written into
 	// a document.
 	run func(context.Context, *bench) (string, error)
@@ -76,8 +84,9 @@ func parts() []part {
 		{name: "switchover", title: "Switchover", run: switchover},
 		{name: "failover", title: "The primary's host is lost", run: failover},
 		{name: "falsealarm", title: "No failover without a cause", run: falseAlarm},
-		// It has another group.
-		{name: "loss", title: "Automatic failover", lab: true, run: loss},
+		// They have servers of their own, and another group.
+		{name: "backup", title: "Backups", alone: true, need: needBackup, run: backup},
+		{name: "loss", title: "Automatic failover", lab: true, need: netlab.Need, run: loss},
 	}
 }
 
@@ -104,8 +113,8 @@ func main() {
 func parseFlags(args []string) (options, string, error) {
 	var o options
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.StringVar(&o.only, "only", "", "parts to measure, comma separated: commit, profile, lag, kill, catchup, switchover, failover, falsealarm, loss; empty is all")
-	fs.IntVar(&o.rounds, "rounds", 9, "alternating rounds of commit and lag")
+	fs.StringVar(&o.only, "only", "", "parts to measure, comma separated: commit, profile, lag, kill, catchup, switchover, failover, falsealarm, loss, backup; empty is all")
+	fs.IntVar(&o.rounds, "rounds", 9, "alternating rounds of commit, lag and backup")
 	fs.IntVar(&o.seconds, "seconds", 30, "length of one run of a load")
 	fs.IntVar(&o.scale, "scale", 50, "pgbench's scale factor")
 	fs.StringVar(&o.clients, "clients", "1,8", "numbers of clients of commit, comma separated")
@@ -119,6 +128,9 @@ func parseFlags(args []string) (options, string, error) {
 	fs.Float64Var(&o.minutes, "minutes", 20, "falsealarm: how long it pauses processes")
 	fs.IntVar(&o.segMiB, "segsize", 0, "size of WAL segments in MiB; zero is PostgreSQL's default")
 	fs.IntVar(&o.changeScale, "change-scale", 5, "pgbench's scale factor of switchover, failover, falsealarm and loss, when no part before them has made its tables")
+	fs.IntVar(&o.backupScale, "backup-scale", 80, "backup: pgbench's scale factor; as many random bytes are added")
+	fs.IntVar(&o.backupWAL, "backup-wal", 2048, "backup: log to archive and to recover, in MiB")
+	fs.Float64Var(&o.backupMinutes, "backup-minutes", 13.5, "backup: no further round begins that would not end within this time; three are always made")
 	fs.DurationVar(&o.idle, "idle", 30*time.Second, "rest before the idle memory is read")
 	fs.Float64Var(&o.rate, "rate", 0, "load of lag in transactions per second; zero is 60 % of what native reaches")
 	fs.IntVar(&o.port, "port", 17500, "first port; this one and the next 40 must be free")
@@ -126,7 +138,7 @@ func parseFlags(args []string) (options, string, error) {
 	fs.StringVar(&o.program, "program", "", "understudy binary; empty builds it")
 	fs.StringVar(&o.pgbin, "pgbin", os.Getenv("UNDERSTUDY_PG_BINDIR"), "directory of PostgreSQL's binaries; empty is the newest installed")
 	fs.StringVar(&o.write, "write", "", "Markdown file whose sections to renew; empty prints only")
-	fs.BoolVar(&o.perf, "perf", false, "profile: add the hottest functions of the primary's daemon, by Linux perf")
+	fs.BoolVar(&o.perf, "perf", false, "profile: add the hottest functions of the primary's daemon, by Linux perf; backup: those of our processes")
 	fs.BoolVar(&o.keep, "keep", false, "leave the scratch directory behind")
 	if err := fs.Parse(args); err != nil {
 		return o, "", err
@@ -148,7 +160,7 @@ func parseFlags(args []string) (options, string, error) {
 }
 
 func (o options) validate() error {
-	for name, v := range map[string]int{"rounds": o.rounds, "seconds": o.seconds, "scale": o.scale, "wal": o.walMiB, "catchup-rounds": o.catchupRounds, "kills": o.kills, "n": o.runs, "change-scale": o.changeScale} {
+	for name, v := range map[string]int{"rounds": o.rounds, "seconds": o.seconds, "scale": o.scale, "wal": o.walMiB, "catchup-rounds": o.catchupRounds, "kills": o.kills, "n": o.runs, "change-scale": o.changeScale, "backup-scale": o.backupScale, "backup-wal": o.backupWAL} {
 		if v < 1 {
 			return fmt.Errorf("-%s must be at least 1", name)
 		}
@@ -156,8 +168,8 @@ func (o options) validate() error {
 	if o.segMiB < 0 || o.segMiB > 1024 || o.segMiB&(o.segMiB-1) != 0 {
 		return fmt.Errorf("-segsize must be a power of two from 1 to 1024, or zero")
 	}
-	if o.minutes <= 0 {
-		return fmt.Errorf("-minutes must be above zero")
+	if o.minutes <= 0 || o.backupMinutes <= 0 {
+		return fmt.Errorf("-minutes and -backup-minutes must be above zero")
 	}
 	if _, err := o.chosen(); err != nil {
 		return err

@@ -180,6 +180,8 @@ func helper(args []string) error {
 			return err
 		}
 		return json.NewEncoder(os.Stdout).Encode(r)
+	case args[0] == helperOurs && len(args) == 2:
+		return doOurs(args[1])
 	case slices.Contains([]string{helperCPU, helperMemory, helperDisk}, args[0]):
 		return burn(args)
 	}

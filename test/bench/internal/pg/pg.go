@@ -88,7 +88,12 @@ func (t *Tools) MakeDir(path string) error {
 // meant for the measurement does not reach it before the clean-up does; the end
 // of ctx interrupts it.
 func (t *Tools) Command(ctx context.Context, tool string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(t.Bin, tool), args...)
+	return t.Program(ctx, filepath.Join(t.Bin, tool), args...)
+}
+
+// Program is Command for any program, which the account must be able to reach.
+func (t *Tools) Program(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: t.cred, Setsid: true}
@@ -99,11 +104,15 @@ func (t *Tools) Command(ctx context.Context, tool string, args ...string) *exec.
 
 // Run runs a tool to its end and returns what it printed.
 func (t *Tools) Run(ctx context.Context, tool string, args ...string) (string, error) {
+	return Output(t.Command(ctx, tool, args...))
+}
+
+// Output runs a prepared command to its end and returns what it printed.
+func Output(cmd *exec.Cmd) (string, error) {
 	var out, errOut bytes.Buffer
-	cmd := t.Command(ctx, tool, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", tool, err, tail(errOut.String()))
+		return "", fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, tail(out.String()+errOut.String()))
 	}
 	return out.String(), nil
 }
@@ -181,6 +190,14 @@ type Cluster struct {
 
 // Data is the data directory.
 func (c *Cluster) Data() string { return filepath.Join(c.dir, "data") }
+
+// SocketDir is where a running server has its unix socket.
+func (c *Cluster) SocketDir() string { return c.dir }
+
+// At is the cluster whose data directory lies below dir already.
+func (t *Tools) At(dir string, port int) *Cluster {
+	return &Cluster{Server: Server{Port: port}, tools: t, dir: dir}
+}
 
 // Init makes a cluster in dir with checksums when asked; settings are lines of
 // its postgresql.conf.

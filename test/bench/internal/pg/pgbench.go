@@ -32,6 +32,13 @@ func (t *Tools) FillBench(ctx context.Context, s Server, scale int) error {
 	return err
 }
 
+// Transactions runs n of pgbench's transactions for each of some clients, as
+// fast as it goes.
+func (t *Tools) Transactions(ctx context.Context, s Server, clients, n int) error {
+	_, err := t.Run(ctx, "pgbench", append(s.Args(), "-n", "-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2)), "-t", strconv.Itoa(n), "postgres")...)
+	return err
+}
+
 // Bench runs the load. A run in which a transaction failed is an error.
 func (t *Tools) Bench(ctx context.Context, s Server, l Load) (Result, error) {
 	args := append(s.Args(), "-c", strconv.Itoa(l.Clients), "-j", strconv.Itoa(min(l.Clients, 2)),
