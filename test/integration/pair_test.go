@@ -78,9 +78,15 @@ func pairAloneRestarted(t *testing.T, p *cluster.Pair) {
 		p.Backup.KillEverything(t)
 		p.WaitAlone(t, p.Main)
 		w.WaitMore(t, 20, 10*time.Second)
+		st, err := p.Main.Status(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := st.Group.Epoch
 		p.Main.KillEverything(t)
 		p.Main.Start(t)
-		p.Main.WaitStatus(t, 15*time.Second, "waiting for its peer", func(s cluster.Status) bool { return s.Group.Phase == "fencing" })
+		// While the ledger reads its log again, older epochs pass by.
+		p.Main.WaitStatus(t, 15*time.Second, "waiting for its peer", func(s cluster.Status) bool { return s.Group.Phase == "fencing" && e.Less(s.Group.Epoch) })
 		p.Main.Refused(t, 4, "backup is not heard and may have been made primary meanwhile", "failover", "--to", "main")
 		if st, err := p.Main.Status(context.Background()); err != nil || st.Group.Phase != "fencing" {
 			t.Errorf("it did not wait for its peer: %s, %v", st, err)
