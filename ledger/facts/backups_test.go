@@ -397,6 +397,27 @@ func TestApply_DamagedSetFreezes(t *testing.T) {
 	l.must(facts.Command{SetFreeze: &facts.SetFreeze{Why: "all is well"}}, removeCopy("p", label(1), "a", false))
 }
 
+// A name that holds backups cannot come to mean another place by the way.
+func TestApply_MovingALocation(t *testing.T) {
+	l := depot(t)
+	take(l, 1, "a", "b")
+	elsewhere := func(name string) facts.Command {
+		p := l.s.Policy.Locations[name]
+		p.Bucket = "another-" + name
+		return setPolicy(l, l.s.Policy.WithLocation(name, p))
+	}
+	l.must(elsewhere("c")) // holds nothing yet
+	l.want(facts.CodeLocationInUse, elsewhere("a"))
+	other := l.s.Policy.Locations["a"]
+	other.Retention.Days, other.Secret = 3, "another"
+	l.must(setPolicy(l, l.s.Policy.WithLocation("a", other)))
+	l.disable("a")
+	l.must(elsewhere("a")) // the operator has carried it there
+	if c := cat(t, l.s).Sets[label(1)].Copies["a"]; c.State != catalog.CopyComplete {
+		t.Errorf("the copy is %+v", c)
+	}
+}
+
 func TestApply_RemovingALocation(t *testing.T) {
 	l := depot(t)
 	take(l, 1, "a", "b")

@@ -260,7 +260,10 @@ func nextPlace(p catalog.Place, c *RecordArchived) (movedPlace, *refusal) {
 func (t *tx) policyPlaces(was Policy) *refusal {
 	p := t.s.Policy
 	for _, name := range slices.Sorted(maps.Keys(was.Locations)) {
-		if _, stays := p.Locations[name]; stays {
+		if now, stays := p.Locations[name]; stays {
+			if r := t.mayMove(name, was.Locations[name], now); r != nil {
+				return r
+			}
 			continue
 		}
 		if r := t.mayForget(name, was.Locations[name].Disabled); r != nil {
@@ -272,6 +275,27 @@ func (t *tx) policyPlaces(was Policy) *refusal {
 		l, ok := p.Locations[name]
 		return !ok || l.Disabled || l.Node != "" && l.Node != t.s.Members[store].Name
 	})
+	return nil
+}
+
+// mayMove refuses to let the name of a location that holds backups mean another
+// place: what is said to be there would not be. One that was disabled before
+// may have moved with all that it holds.
+func (t *tx) mayMove(name string, was, now LocationPolicy) *refusal {
+	if was.Disabled || was.place() == now.place() {
+		return nil
+	}
+	for _, profile := range slices.Sorted(maps.Keys(t.s.Backups.Catalogs)) {
+		c := t.s.Backups.Catalogs[profile]
+		holds := len(c.Places[name].WAL) > 0
+		for _, set := range c.Sets {
+			_, copied := set.Copies[name]
+			holds = holds || copied
+		}
+		if holds {
+			return refuse(CodeLocationInUse, "location %s holds backups, which are where it points to now: name the new place differently, or, if they have moved there, disable %s first", name, name)
+		}
+	}
 	return nil
 }
 
