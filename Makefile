@@ -19,7 +19,7 @@ FAILOVER ?= automatic
 # The linter, run without being a dependency of the module.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo demo-stop test sim mutations interrupt faults race fuzz cover bench lint fmt clean help
+.PHONY: all build demo demo-stop test sim mutations interrupt faults faults-backup race fuzz cover bench lint fmt clean help
 .DEFAULT_GOAL := build
 
 all: build lint test
@@ -59,6 +59,11 @@ faults:
 	scripts/install-postgres.sh
 	scripts/install-netlab.sh
 	$(GO) test -count=1 -timeout 24h -v ./test/faults -run 'TestCampaign$$' -args -rounds $(ROUNDS) -seed $(SEED) -from $(FROM) -failover $(FAILOVER)
+
+## faults-backup: ROUNDS of SIGKILL to what takes, stores, deletes and restores backups (SEED and FROM repeat them; needs root)
+faults-backup:
+	scripts/install-postgres.sh
+	$(GO) test -count=1 -timeout 24h -v ./test/faults -run 'TestBackups$$' -args -rounds $(ROUNDS) -seed $(SEED) -from $(FROM)
 
 ## race: the same tests under the race detector (needs a C compiler)
 race:

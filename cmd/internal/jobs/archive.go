@@ -13,6 +13,7 @@ import (
 
 	"understudy/cmd/internal/worker"
 	"understudy/ledger/facts"
+	"understudy/shipper/pos"
 )
 
 // archiveDir is the folder of the archive's worker below that of the jobs.
@@ -46,7 +47,7 @@ func (r *Runner) feed(ctx context.Context, st facts.State) {
 			}
 			r.feeding, r.feeds = nil, nil
 		default:
-			if old.what != what {
+			if old.what != what || spec != nil && pruned(old.from, *spec) {
 				old.cancel(errOtherFeeds)
 			}
 			return
@@ -55,7 +56,10 @@ func (r *Runner) feed(ctx context.Context, st facts.State) {
 	if spec == nil {
 		return
 	}
-	run := &running{id: archiveDir, done: make(chan struct{}), began: time.Now(), what: what}
+	run := &running{id: archiveDir, done: make(chan struct{}), began: time.Now(), what: what, from: map[string]pos.LSN{}}
+	for _, f := range spec.Archive.Feeds {
+		run.from[f.Location] = f.From
+	}
 	run.ctx, run.cancel = context.WithCancelCause(ctx)
 	r.feeding = run
 	go r.archive(run, *spec)
@@ -82,6 +86,14 @@ func key(spec *worker.Spec) string {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// pruned tells whether log has gone from a location that a worker still takes
+// for wanted: it would bring it again, or call it lost.
+func pruned(from map[string]pos.LSN, spec worker.Spec) bool {
+	return slices.ContainsFunc(spec.Archive.Feeds, func(f worker.Feed) bool {
+		return !f.New && f.From.SegStart(spec.Group.SegSize) > from[f.Location].SegStart(spec.Group.SegSize)
+	})
 }
 
 func (r *Runner) archive(run *running, spec worker.Spec) {

@@ -17,6 +17,7 @@ import (
 	"understudy/cmd/internal/worker"
 	"understudy/ledger"
 	"understudy/ledger/facts"
+	"understudy/shipper/pos"
 )
 
 // Ledger is what jobs need of the group's ledger.
@@ -70,6 +71,7 @@ type running struct {
 	began    time.Time
 	// The archive: what it was started with, and what was exported last.
 	what, exported string
+	from           map[string]pos.LSN // by location
 	exportedAt     time.Time
 }
 

@@ -8,10 +8,12 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"understudy/configs"
+	"understudy/standby/recover"
 )
 
 // defaultConfig is the node file of a daemon that was told none.
@@ -20,7 +22,7 @@ const defaultConfig = "/etc/understudy/understudy.yaml"
 // guard refuses a destination that somebody uses: the data directory of a node
 // whose daemon runs, or whose PostgreSQL does, and a place of backups.
 func (k *Knowledge) guard(dir string) error {
-	if err := serverGone(dir); err != nil {
+	if err := serverEnded(dir); err != nil {
 		return err
 	}
 	for _, n := range k.nodes() {
@@ -104,6 +106,23 @@ func daemonRuns(n *configs.Node) bool {
 	}
 	defer f.Close()
 	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
+}
+
+// endPatience is how long the server of a restore that was killed may take to
+// end: the kernel tells it to at once, and it may be in the midst of a write.
+const endPatience = 30 * time.Second
+
+// serverEnded is serverGone; it waits for the server of an interrupted restore.
+func serverEnded(dir string) error {
+	for deadline := time.Now().Add(endPatience); ; time.Sleep(100 * time.Millisecond) {
+		err := serverGone(dir)
+		if err == nil {
+			return nil
+		}
+		if _, ours := recover.Inspect(dir); ours != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // serverGone refuses a directory whose postmaster.pid names a living process.
