@@ -79,6 +79,7 @@ cover:
 
 ## bench: compare with PostgreSQL's own replication on this machine
 bench: build
+	scripts/install-pgbackrest.sh
 	$(GO) run ./test/bench $(ARGS)
 
 ## lint: gofmt, vet, staticcheck
