@@ -27,3 +27,8 @@ func Overlap(a, b string) bool { return overlap(a, b) }
 func RestoreCommand(dataDir, binary string) string {
 	return newRunDir(dataDir).restoreCommand(binary)
 }
+
+// NewerSpaces is newerSpaces.
+func NewerSpaces(dataDir string, systemID uint64, known []uint32) ([]string, error) {
+	return newerSpaces(dataDir, systemID, known)
+}

@@ -1,10 +1,12 @@
 package rescue
 
 import (
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -47,6 +49,61 @@ func (k *Knowledge) guard(dir string) error {
 		return refused("%s overlaps the drop directory %s; name another directory", dir, k.Drop)
 	}
 	return nil
+}
+
+// spares refuses a recovery that could write into a database of this machine:
+// log in which a tablespace was created names its directory, where the original
+// has its files by the same numbers, and nothing can lead it elsewhere.
+func (p *Plan) spares() error {
+	var known []uint32
+	for _, s := range p.Steps.Spaces {
+		known = append(known, s.OID)
+	}
+	for _, n := range p.knowledge.nodes() {
+		if n.PostgreSQL == nil || overlap(p.DataDir, n.PostgreSQL.DataDir) {
+			continue
+		}
+		newer, err := newerSpaces(n.PostgreSQL.DataDir, p.knowledge.Catalog.SystemID, known)
+		if err != nil {
+			return refused("look at the tablespaces of node %s: %w", n.Name, err)
+		}
+		if len(newer) > 0 {
+			return refused("set %s is older than tablespace %s of node %s on this machine, and its recovery could write there: restore on another machine, or take a new backup first", p.Set, newer[0], n.Name)
+		}
+	}
+	return nil
+}
+
+// newerSpaces are the tablespaces, by where they are, that a data directory of
+// the same database has outside and a set does not know.
+func newerSpaces(dataDir string, systemID uint64, known []uint32) ([]string, error) {
+	control, err := os.ReadFile(filepath.Join(dataDir, "global", "pg_control"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // no database
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(control) < 8 || binary.LittleEndian.Uint64(control) != systemID && binary.BigEndian.Uint64(control) != systemID {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(filepath.Join(dataDir, "pg_tblspc"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		oid, err := strconv.ParseUint(e.Name(), 10, 32)
+		if err != nil || e.Type()&fs.ModeSymlink == 0 || slices.Contains(known, uint32(oid)) {
+			continue
+		}
+		to, err := os.Readlink(filepath.Join(dataDir, "pg_tblspc", e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, to)
+	}
+	return out, nil
 }
 
 // nodes are the node files of this machine that are known: the one that was

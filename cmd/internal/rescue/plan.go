@@ -120,6 +120,9 @@ func (k *Knowledge) MakePlan(ctx context.Context, r Request) (*Plan, error) {
 	if err := p.steps(ctx, r); err != nil {
 		return nil, err
 	}
+	if err := p.spares(); err != nil {
+		return nil, err
+	}
 	p.describe(r)
 	return p, nil
 }

@@ -2,6 +2,7 @@ package rescue_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -218,5 +219,38 @@ func TestRestoreCommand_Quotes(t *testing.T) {
 	}
 	if long := rescue.RestoreCommand("/"+strings.Repeat("x", 120)+"/data", "/u"); !strings.Contains(long, os.TempDir()) {
 		t.Errorf("a socket with a path that is too long: %s", long)
+	}
+}
+
+// A tablespace that was made after the set lies where the original has it.
+func TestNewerSpaces(t *testing.T) {
+	dir, place := t.TempDir(), t.TempDir()
+	none, err := rescue.NewerSpaces(dir, 7, nil)
+	if err != nil || len(none) > 0 {
+		t.Errorf("an empty directory: %v, %v", none, err)
+	}
+	for _, d := range []string{"global", "pg_tblspc", "pg_tblspc/16500"} { // one in place is within
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	control := binary.LittleEndian.AppendUint64(nil, 7)
+	if err := os.WriteFile(filepath.Join(dir, "global", "pg_control"), control, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, oid := range []string{"16400", "16401"} {
+		if err := os.Symlink(place, filepath.Join(dir, "pg_tblspc", oid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		system uint64
+		known  []uint32
+		want   int
+	}{"Newer": {7, []uint32{16400}, 1}, "Known": {7, []uint32{16400, 16401}, 0}, "None": {7, nil, 2}, "OtherDatabase": {8, nil, 0}} {
+		got, err := rescue.NewerSpaces(dir, tt.system, tt.known)
+		if err != nil || len(got) != tt.want {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
 	}
 }
