@@ -113,6 +113,8 @@ func (r *run) leaveTail() {
 // the primary's machine.
 func (r *run) leaveBehind() {
 	r.cand.Freeze(r.t)
+	// What was sent before that lies in the standby's socket, and is read later.
+	r.old.WaitStatus(r.t, opensWithin, "without the standby", func(s cluster.Status) bool { return s.Of(r.cand.Name).Link.State != "streaming" })
 	r.writers.WaitMore(r.t, 100, opensWithin)
 	r.old.KillEverything(r.t)
 	r.cand.Thaw(r.t)
