@@ -100,7 +100,7 @@ type execution struct {
 	began time.Time
 
 	tree    *tree
-	mark    mark
+	mark    restore.Mark
 	dirty   bool // something was in the directory before this call
 	again   bool // an earlier call of the same plan may have written files
 	group   bool // the set grants its group access
@@ -185,7 +185,7 @@ func (x *execution) take() (done bool, err error) {
 		return false, err
 	}
 	x.dirty = at.state != restore.Empty
-	x.mark = mark{Version: markFormat, SystemID: x.p.SystemID, Major: x.p.Server.Major, DataDir: x.p.DataDir, Tablespaces: at.places}
+	x.mark = restore.Mark{SystemID: x.p.SystemID, Major: x.p.Server.Major, DataDir: x.p.DataDir, Tablespaces: at.places}
 	return false, nil
 }
 
@@ -200,10 +200,10 @@ func (x *execution) markAll() error {
 			if err := free(x.p.DataDir, s.Dir, s.OID, nil); err != nil {
 				return err
 			}
-			x.mark.Tablespaces = append(x.mark.Tablespaces, place{OID: s.OID, Dir: s.Dir})
+			x.mark.Tablespaces = append(x.mark.Tablespaces, restore.Place{OID: s.OID, Dir: s.Dir})
 		}
 	}
-	if err := x.mark.write(x.p.DataDir); err != nil {
+	if err := x.mark.Write(x.p.DataDir); err != nil {
 		return err
 	}
 	if err := x.note(StepMark); err != nil {
@@ -218,7 +218,7 @@ func (x *execution) markAll() error {
 		if err := makeDir(s.Dir); err != nil {
 			return err
 		}
-		if err := m.write(s.Dir); err != nil {
+		if err := m.Write(s.Dir); err != nil {
 			return err
 		}
 	}

@@ -44,7 +44,7 @@ func (x *execution) stale() error {
 }
 
 // leave empties a tablespace of the earlier state that the set does not use.
-func (x *execution) leave(p place) error {
+func (x *execution) leave(p restore.Place) error {
 	entries, err := os.ReadDir(p.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -120,7 +120,7 @@ func (s *share) lacks(p string, dir bool) bool {
 // ours are files and folders that stay though the set does not have them.
 func ours(p string) bool {
 	switch p {
-	case restore.MarkName, markTemp, stateName, stateTemp, indexName, indexTemp, controlAside, "backup_manifest", "pg_wal", "pg_tblspc":
+	case restore.MarkName, restore.MarkTemp, stateName, stateTemp, indexName, indexTemp, controlAside, "backup_manifest", "pg_wal", "pg_tblspc":
 		return true
 	}
 	return false
@@ -233,7 +233,7 @@ func (x *execution) unmark() error {
 	if err := x.note(Ready); err != nil {
 		return err
 	}
-	for _, name := range []string{indexName, indexTemp, markTemp, restore.MarkName} {
+	for _, name := range []string{indexName, indexTemp, restore.MarkTemp, restore.MarkName} {
 		if err := removeDurably(x.p.DataDir, name); err != nil {
 			return err
 		}

@@ -15,52 +15,17 @@ import (
 
 // Names of our own files in a directory that is being restored.
 const (
-	markTemp   = restore.MarkName + ".new"
-	stateName  = "understudy.restore"          // the plan and how far it has come
-	stateTemp  = "understudy.restore.new"      //
-	indexName  = "understudy.restore.files"    // the list of files, compressed
-	indexTemp  = "understudy.restore.files.in" //
-	maxState   = 4 << 20
-	markFormat = 1
+	stateName = "understudy.restore"          // the plan and how far it has come
+	stateTemp = "understudy.restore.new"      //
+	indexName = "understudy.restore.files"    // the list of files, compressed
+	indexTemp = "understudy.restore.files.in" //
+	maxState  = 4 << 20
 
 	// controlPath is what PostgreSQL cannot start without; until the end it lies
 	// under controlAside.
 	controlPath  = "global/pg_control"
 	controlAside = "global/pg_control.understudy"
 )
-
-// mark is the content of the mark that a seed uses, too: whatever wipes or
-// seeds an interrupted seed does so with an interrupted restore.
-type mark struct {
-	Version     int     `json:"version"`
-	SystemID    uint64  `json:"system_id,string"`
-	Major       int     `json:"major,omitempty"` // of what lies in the tablespaces
-	DataDir     string  `json:"data_dir"`
-	Wiping      bool    `json:"wiping,omitempty"`
-	Tablespaces []place `json:"tablespaces,omitempty"`
-}
-
-// place is a tablespace on this host.
-type place struct {
-	OID uint32 `json:"oid"`
-	Dir string `json:"dir"`
-}
-
-func readMark(dir string) (mark, error) {
-	var m mark
-	b, err := readSmall(filepath.Join(dir, restore.MarkName))
-	if err != nil {
-		return m, fmt.Errorf("read the mark of an interrupted restore: %w", err)
-	}
-	if err := json.Unmarshal(b, &m); err != nil || m.Version != markFormat {
-		return mark{}, fmt.Errorf("the mark %s is unreadable or of a newer version; remove the directory's contents to restore to it again", filepath.Join(dir, restore.MarkName))
-	}
-	return m, nil
-}
-
-func (m mark) write(dir string) error {
-	return writeJSON(dir, restore.MarkName, markTemp, m)
-}
 
 // Status is what a directory that a restore has touched is.
 type Status struct {
@@ -144,14 +109,6 @@ func readSmall(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, maxState))
-}
-
-func writeJSON(dir, name, temp string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", name, err)
-	}
-	return writeFile(dir, name, temp, b, 0o600, nil)
 }
 
 // writeFile replaces a file durably.

@@ -1,15 +1,12 @@
 package recover
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"understudy/shipper/backupset"
 	"understudy/standby/restore"
@@ -18,7 +15,7 @@ import (
 // found is what a destination is before a restore.
 type found struct {
 	state  restore.State
-	places []place // tablespaces that are the directory's own
+	places []restore.Place // tablespaces that are the directory's own
 }
 
 // destination refuses a directory that the mode must not use. Of one that runs
@@ -43,82 +40,29 @@ func (p Plan) destination(m Mode, runs bool) (found, error) {
 		return at, err
 	}
 	if state == restore.Partial {
-		m, err := readMark(p.DataDir)
+		m, err := restore.ReadMark(p.DataDir)
 		at.places = m.Tablespaces
 		return at, err
 	}
-	if id := controlSystemID(p.DataDir); id != p.SystemID {
+	if id, err := restore.SystemID(p.DataDir); err != nil || id != p.SystemID {
 		return at, fmt.Errorf("%w: %s holds the database with system identifier %d, the set is of %d; empty the directory first if that one may go", ErrOccupied, p.DataDir, id, p.SystemID)
 	}
-	at.places, err = linkedSpaces(p.DataDir)
+	at.places, err = restore.LinkedTablespaces(p.DataDir)
 	return at, err
 }
 
-// notRunning refuses a directory whose postmaster.pid names a living process.
+// notRunning refuses a directory in which a server runs.
 func notRunning(dataDir string) error {
-	b, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	pid, err := restore.Postmaster(dataDir)
+	if err == nil && pid != 0 {
+		err = fmt.Errorf("%w: %w: %s (process %d); stop it first", ErrOccupied, restore.ErrRunning, dataDir, pid)
 	}
-	if err != nil {
-		return fmt.Errorf("read postmaster.pid: %w", err)
-	}
-	first, _, _ := strings.Cut(string(b), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil || pid <= 0 {
-		return nil
-	}
-	if err := syscall.Kill(pid, 0); err == nil || errors.Is(err, syscall.EPERM) {
-		return fmt.Errorf("%w: %w: %s (process %d); stop it first", ErrOccupied, restore.ErrRunning, dataDir, pid)
-	}
-	return nil
-}
-
-// controlSystemID reads the first field of pg_control; zero when it cannot.
-func controlSystemID(dataDir string) uint64 {
-	f, err := os.Open(filepath.Join(dataDir, controlPath))
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	b := make([]byte, 8)
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return 0
-	}
-	return binary.NativeEndian.Uint64(b)
-}
-
-// linkedSpaces reads the links of pg_tblspc.
-func linkedSpaces(dataDir string) ([]place, error) {
-	dir := filepath.Join(dataDir, "pg_tblspc")
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read tablespace links: %w", err)
-	}
-	var places []place
-	for _, e := range entries {
-		oid, err := strconv.ParseUint(e.Name(), 10, 32)
-		if err != nil || e.Type()&fs.ModeSymlink == 0 {
-			continue
-		}
-		to, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("read tablespace links: %w", err)
-		}
-		if !filepath.IsAbs(to) {
-			to = filepath.Join(dir, to)
-		}
-		places = append(places, place{OID: uint32(oid), Dir: filepath.Clean(to)})
-	}
-	return places, nil
+	return err
 }
 
 // placeSpaces decides where every tablespace goes and refuses places that are
 // not free; owned are those of the directory that is restored over.
-func placeSpaces(dataDir string, set backupset.Set, mapped map[uint32]string, owned []place) ([]Space, error) {
+func placeSpaces(dataDir string, set backupset.Set, mapped map[uint32]string, owned []restore.Place) ([]Space, error) {
 	var spaces []Space
 	known := map[uint32]bool{}
 	for _, t := range set.Tablespaces {
@@ -172,7 +116,7 @@ func apart(dataDir, dir string, oid uint32, others []Space) error {
 }
 
 // free refuses a place that holds what is not ours.
-func free(dataDir, dir string, oid uint32, owned []place) error {
+func free(dataDir, dir string, oid uint32, owned []restore.Place) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -180,19 +124,19 @@ func free(dataDir, dir string, oid uint32, owned []place) error {
 	if err != nil {
 		return refused("tablespace %d: %w", oid, err)
 	}
-	m, err := readMark(dir)
+	m, err := restore.ReadMark(dir)
 	switch {
 	case err == nil && m.DataDir == dataDir:
 		return nil
 	case err == nil:
 		return refused("tablespace %d would go to %s, where the data directory %s is being restored; map it elsewhere", oid, dir, m.DataDir)
-	case len(entries) == 0, owns(owned, dir), len(entries) == 1 && entries[0].Name() == markTemp:
+	case len(entries) == 0, owns(owned, dir), len(entries) == 1 && entries[0].Name() == restore.MarkTemp:
 		return nil
 	}
 	return refused("tablespace %d would go to %s, which is not empty and not of this database directory; map it elsewhere with an empty directory", oid, dir)
 }
 
-func owns(places []place, dir string) bool {
+func owns(places []restore.Place, dir string) bool {
 	for _, p := range places {
 		if p.Dir == dir {
 			return true

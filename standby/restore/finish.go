@@ -61,7 +61,7 @@ func (s *seeding) removeStale() error {
 // keeps lists what is ours and not in the base.
 func keeps(p string) bool {
 	switch p {
-	case MarkName, listName, tempName, controlAside, "backup_manifest":
+	case MarkName, listName, MarkTemp, controlAside, "backup_manifest":
 		return true
 	}
 	return false
@@ -154,7 +154,7 @@ func isPlaceEntry(name string, major int) bool {
 }
 
 // isOurs tells whether a name in a tablespace's directory is a mark.
-func isOurs(name string) bool { return name == MarkName || name == tempName }
+func isOurs(name string) bool { return name == MarkName || name == MarkTemp }
 
 // layout makes the directories every cluster has, the tablespace links, and
 // sets modes and owners of the roots.
@@ -253,7 +253,7 @@ func (s *seeding) unmark() error {
 	if err := removeDurably(s.cfg.DataDir, listName); err != nil {
 		return err
 	}
-	if err := removeDurably(s.cfg.DataDir, tempName); err != nil {
+	if err := removeDurably(s.cfg.DataDir, MarkTemp); err != nil {
 		return err
 	}
 	return removeDurably(s.cfg.DataDir, MarkName)

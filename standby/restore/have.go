@@ -49,7 +49,7 @@ func (s *seeding) sendHoldings() error {
 
 func (h *holder) all() error {
 	if err := h.walk(h.s.cfg.DataDir, "", func(p string) bool {
-		return p == "pg_wal" || p == MarkName || p == listName || p == tempName || p == controlPath || p == controlAside || p == "backup_manifest"
+		return p == "pg_wal" || p == MarkName || p == listName || p == MarkTemp || p == controlPath || p == controlAside || p == "backup_manifest"
 	}); err != nil {
 		return err
 	}

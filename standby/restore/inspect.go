@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -57,7 +58,7 @@ func Inspect(dataDir string) (State, error) {
 	}
 	onlyTemp := true // a mark that was never renamed into place
 	for _, n := range names {
-		if n != tempName && !emptyWALLink(dataDir, n) {
+		if n != MarkTemp && !emptyWALLink(dataDir, n) {
 			onlyTemp = false
 		}
 	}
@@ -113,11 +114,11 @@ func Claim(dataDir string) error {
 	if err := notRunning(dataDir); err != nil {
 		return err
 	}
-	places, err := linkedTablespaces(dataDir)
+	places, err := LinkedTablespaces(dataDir)
 	if err != nil {
 		return err
 	}
-	return mark{Version: markVersion, Major: majorOf(dataDir), DataDir: dataDir, Tablespaces: places}.write(dataDir)
+	return Mark{Major: majorOf(dataDir), DataDir: dataDir, Tablespaces: places}.Write(dataDir)
 }
 
 // ErrRunning is returned when the cluster's postmaster.pid names a living
@@ -125,22 +126,47 @@ func Claim(dataDir string) error {
 var ErrRunning = errors.New("PostgreSQL runs on this data directory")
 
 func notRunning(dataDir string) error {
+	pid, err := Postmaster(dataDir)
+	if err == nil && pid != 0 {
+		err = fmt.Errorf("%w: %s (process %d)", ErrRunning, dataDir, pid)
+	}
+	return err
+}
+
+// Postmaster is the living process that postmaster.pid names; zero when there
+// is none.
+func Postmaster(dataDir string) (pid int, err error) {
 	b, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read postmaster.pid: %w", err)
+		return 0, fmt.Errorf("read postmaster.pid: %w", err)
 	}
 	first, _, _ := strings.Cut(string(b), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	pid, err = strconv.Atoi(strings.TrimSpace(first))
 	if err != nil || pid <= 0 {
-		return nil
+		return 0, nil
 	}
 	if err := syscall.Kill(pid, 0); err == nil || errors.Is(err, syscall.EPERM) {
-		return fmt.Errorf("%w: %s (process %d)", ErrRunning, dataDir, pid)
+		return pid, nil
 	}
-	return nil
+	return 0, nil
+}
+
+// SystemID is the database's identity, the first field of pg_control. The error
+// satisfies fs.ErrNotExist when there is no pg_control.
+func SystemID(dataDir string) (uint64, error) {
+	f, err := os.Open(filepath.Join(dataDir, controlPath))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	b := make([]byte, 8)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return 0, fmt.Errorf("read %s: %w", controlPath, err)
+	}
+	return binary.NativeEndian.Uint64(b), nil
 }
 
 // majorOf reads PG_VERSION; zero when it cannot.
@@ -156,30 +182,31 @@ func majorOf(dataDir string) int {
 	return major
 }
 
-// linkedTablespaces reads the links of pg_tblspc.
-func linkedTablespaces(dataDir string) ([]place, error) {
+// LinkedTablespaces are those outside the data directory: the links of
+// pg_tblspc. One in place is a folder there, and none of them.
+func LinkedTablespaces(dataDir string) ([]Place, error) {
 	dir := filepath.Join(dataDir, "pg_tblspc")
-	names, err := readNames(dir)
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read tablespace links: %w", err)
 	}
-	var places []place
-	for _, n := range names {
-		oid, err := strconv.ParseUint(n, 10, 32)
-		if err != nil {
+	var places []Place
+	for _, e := range entries {
+		oid, err := strconv.ParseUint(e.Name(), 10, 32)
+		if err != nil || e.Type()&fs.ModeSymlink == 0 {
 			continue
 		}
-		to, err := os.Readlink(filepath.Join(dir, n))
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
 		if err != nil {
-			continue // an in-place tablespace is a directory
+			return nil, fmt.Errorf("read tablespace links: %w", err)
 		}
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(dir, to)
 		}
-		places = append(places, place{OID: uint32(oid), Dir: filepath.Clean(to)})
+		places = append(places, Place{OID: uint32(oid), Dir: filepath.Clean(to)})
 	}
 	return places, nil
 }
@@ -190,13 +217,13 @@ func linkedTablespaces(dataDir string) ([]place, error) {
 type WipePlan struct {
 	DataDir string
 	Paths   []string // absolute; directories with all they hold
-	mark    mark
+	mark    Mark
 }
 
 // PlanWipe lists what Wipe would remove from a directory with our mark, or,
 // when cluster is true, from a stopped cluster too. It changes nothing.
 func PlanWipe(dataDir string, cluster bool) (WipePlan, error) {
-	p := WipePlan{DataDir: dataDir, mark: mark{Version: markVersion, DataDir: dataDir}}
+	p := WipePlan{DataDir: dataDir, mark: Mark{DataDir: dataDir}}
 	state, err := Inspect(dataDir)
 	if err != nil {
 		return p, err
@@ -205,7 +232,7 @@ func PlanWipe(dataDir string, cluster bool) (WipePlan, error) {
 	case state == Empty:
 		return p, nil
 	case state == Partial:
-		if p.mark, err = readMark(dataDir); err != nil {
+		if p.mark, err = ReadMark(dataDir); err != nil {
 			return p, err
 		}
 	case state == Cluster && cluster:
@@ -213,7 +240,7 @@ func PlanWipe(dataDir string, cluster bool) (WipePlan, error) {
 			return p, err
 		}
 		p.mark.Major = majorOf(dataDir)
-		if p.mark.Tablespaces, err = linkedTablespaces(dataDir); err != nil {
+		if p.mark.Tablespaces, err = LinkedTablespaces(dataDir); err != nil {
 			return p, err
 		}
 	default:
@@ -260,7 +287,7 @@ func (p WipePlan) Execute(ctx context.Context) error {
 		}
 	}
 	p.mark.Wiping = true
-	if err := p.mark.write(p.DataDir); err != nil {
+	if err := p.mark.Write(p.DataDir); err != nil {
 		return err
 	}
 	if err := os.Remove(filepath.Join(p.DataDir, controlPath)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -12,11 +12,11 @@ import (
 
 // choosePlaces decides where every out-of-place tablespace goes and checks
 // that the place is free or ours. It changes nothing.
-func (s *seeding) choosePlaces() ([]place, error) {
+func (s *seeding) choosePlaces() ([]Place, error) {
 	if len(s.plan.Tablespaces) > maxTablespaces {
 		return nil, fmt.Errorf("%w: %d tablespaces", ErrProtocol, len(s.plan.Tablespaces))
 	}
-	var places []place
+	var places []Place
 	seen := map[string]uint32{}
 	for _, t := range s.plan.Tablespaces {
 		if t.OID == 0 || len(t.Location) > maxPathBytes || strings.ContainsRune(t.Location, 0) {
@@ -39,7 +39,7 @@ func (s *seeding) choosePlaces() ([]place, error) {
 		if err := s.checkPlace(t, dir); err != nil {
 			return nil, err
 		}
-		places = append(places, place{OID: t.OID, Dir: dir})
+		places = append(places, Place{OID: t.OID, Dir: dir})
 	}
 	return places, nil
 }
@@ -97,12 +97,12 @@ func (s *seeding) checkPlace(t tablespace, dir string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrTablespace, err)
 	}
-	if m, err := readMark(dir); err == nil && m.DataDir != s.cfg.DataDir {
+	if m, err := ReadMark(dir); err == nil && m.DataDir != s.cfg.DataDir {
 		return fmt.Errorf("%w: tablespace %d would go to %s, where the data directory %s is being seeded", ErrTablespace, t.OID, dir, m.DataDir)
 	} else if err == nil {
 		return nil
 	}
-	if len(names) == 0 || s.owns(dir) || len(names) == 1 && names[0] == tempName {
+	if len(names) == 0 || s.owns(dir) || len(names) == 1 && names[0] == MarkTemp {
 		return nil
 	}
 	return fmt.Errorf("%w: tablespace %d would go to %s, which is not empty and was not left there by a seed of this data directory", ErrTablespace, t.OID, dir)
@@ -126,7 +126,7 @@ func (s *seeding) owns(dir string) bool {
 
 // markAll makes the directories and marks them: the data directory first, with
 // the places in its mark, then the places.
-func (s *seeding) markAll(places []place) error {
+func (s *seeding) markAll(places []Place) error {
 	if err := makeDir(s.cfg.DataDir); err != nil {
 		return err
 	}
@@ -136,15 +136,15 @@ func (s *seeding) markAll(places []place) error {
 			s.mark.Tablespaces = append(s.mark.Tablespaces, p)
 		}
 	}
-	if err := s.mark.write(s.cfg.DataDir); err != nil {
+	if err := s.mark.Write(s.cfg.DataDir); err != nil {
 		return err
 	}
 	for _, p := range places {
 		if err := makeDir(p.Dir); err != nil {
 			return fmt.Errorf("%w: %w", ErrTablespace, err)
 		}
-		m := mark{Version: markVersion, SystemID: s.plan.SystemID, DataDir: s.cfg.DataDir}
-		if err := m.write(p.Dir); err != nil {
+		m := Mark{SystemID: s.plan.SystemID, DataDir: s.cfg.DataDir}
+		if err := m.Write(p.Dir); err != nil {
 			return err
 		}
 	}

@@ -154,7 +154,7 @@ type seeding struct {
 	cfg  Config
 	in   *frame.Reader
 	out  *frame.Writer
-	mark mark
+	mark Mark
 	tree *tree
 
 	sameHost      bool // the sender runs on this host
@@ -186,10 +186,10 @@ func newSeeding(ctx context.Context, conn net.Conn, cfg Config) (*seeding, error
 	s := &seeding{ctx: ctx, conn: conn, cfg: cfg, in: frame.NewReader(conn), out: frame.NewWriter(conn), tree: &tree{base: cfg.DataDir, owner: cfg.Owner}}
 	switch state {
 	case Empty:
-		s.mark = mark{Version: markVersion, DataDir: cfg.DataDir}
+		s.mark = Mark{DataDir: cfg.DataDir}
 	case Partial:
 		s.dirty = true
-		if s.mark, err = readMark(cfg.DataDir); err != nil {
+		if s.mark, err = ReadMark(cfg.DataDir); err != nil {
 			return nil, err
 		}
 		if s.mark.SystemID != 0 && cfg.SystemID != 0 && s.mark.SystemID != cfg.SystemID {

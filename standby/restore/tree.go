@@ -25,13 +25,13 @@ type tree struct {
 
 // space is an opened out-of-place tablespace.
 type space struct {
-	place
+	Place
 	prefix string // its path in the base
 	root   *os.Root
 }
 
 // open opens the data directory and the tablespaces, which must exist.
-func (t *tree) open(places []place) error {
+func (t *tree) open(places []Place) error {
 	var err error
 	if t.root, err = os.OpenRoot(t.base); err != nil {
 		return err
@@ -46,7 +46,7 @@ func (t *tree) open(places []place) error {
 		if err != nil {
 			return err
 		}
-		t.spaces = append(t.spaces, space{place: p, prefix: spacePrefix(p.OID), root: r})
+		t.spaces = append(t.spaces, space{Place: p, prefix: spacePrefix(p.OID), root: r})
 	}
 	return nil
 }
@@ -170,7 +170,7 @@ func checkPath(p string) error {
 	switch {
 	case p == "." || !fs.ValidPath(p) || len(p) > maxPathBytes || strings.ContainsRune(p, 0) || !utf8.ValidString(p):
 		return fmt.Errorf("%w: path %.200q", ErrProtocol, p)
-	case p == MarkName || p == listName || p == tempName || p == controlAside || p == "postmaster.pid" || p == "postmaster.opts":
+	case p == MarkName || p == listName || p == MarkTemp || p == controlAside || p == "postmaster.pid" || p == "postmaster.opts":
 		return fmt.Errorf("%w: %q is not part of a base", ErrProtocol, p)
 	case p == "pg_tblspc/"+MarkName || strings.HasSuffix(p, "/"+MarkName):
 		return fmt.Errorf("%w: %q is not part of a base", ErrProtocol, p)

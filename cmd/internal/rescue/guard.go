@@ -1,13 +1,11 @@
 package rescue
 
 import (
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,6 +14,7 @@ import (
 
 	"understudy/configs"
 	"understudy/standby/recover"
+	"understudy/standby/restore"
 )
 
 // defaultConfig is the node file of a daemon that was told none.
@@ -77,33 +76,21 @@ func (p *Plan) spares() error {
 // newerSpaces are the tablespaces, by where they are, that a data directory of
 // the same database has outside and a set does not know.
 func newerSpaces(dataDir string, systemID uint64, known []uint32) ([]string, error) {
-	control, err := os.ReadFile(filepath.Join(dataDir, "global", "pg_control"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // no database
+	id, err := restore.SystemID(dataDir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && id != systemID {
+		return nil, nil // no database, or another one
 	}
 	if err != nil {
 		return nil, err
 	}
-	if len(control) < 8 || binary.LittleEndian.Uint64(control) != systemID && binary.BigEndian.Uint64(control) != systemID {
-		return nil, nil
-	}
-	entries, err := os.ReadDir(filepath.Join(dataDir, "pg_tblspc"))
-	if err != nil {
-		return nil, err
-	}
+	places, err := restore.LinkedTablespaces(dataDir)
 	var out []string
-	for _, e := range entries {
-		oid, err := strconv.ParseUint(e.Name(), 10, 32)
-		if err != nil || e.Type()&fs.ModeSymlink == 0 || slices.Contains(known, uint32(oid)) {
-			continue
+	for _, p := range places {
+		if !slices.Contains(known, p.OID) {
+			out = append(out, p.Dir)
 		}
-		to, err := os.Readlink(filepath.Join(dataDir, "pg_tblspc", e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, to)
 	}
-	return out, nil
+	return out, err
 }
 
 // nodes are the node files of this machine that are known: the one that was
@@ -184,19 +171,13 @@ func serverEnded(dir string) error {
 
 // serverGone refuses a directory whose postmaster.pid names a living process.
 func serverGone(dir string) error {
-	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	pid, err := restore.Postmaster(dir)
+	switch {
+	case errors.Is(err, syscall.ENOTDIR):
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return refused("%w", err)
-	}
-	first, _, _ := strings.Cut(string(b), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil || pid <= 0 {
-		return nil
-	}
-	if err := syscall.Kill(pid, 0); err == nil || errors.Is(err, syscall.EPERM) {
+	case pid != 0:
 		return refused("a PostgreSQL runs on %s (process %d); stop it first, or restore to another directory with --beside", dir, pid)
 	}
 	return nil
