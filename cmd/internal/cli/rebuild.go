@@ -11,6 +11,7 @@ import (
 
 	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/rescue"
+	"understudy/cmd/internal/view"
 )
 
 // actionRebuild adds what a location was found to hold to the ledger, and
@@ -148,7 +149,7 @@ func rebuildText(r rescue.Rebuild, width int) string {
 	case !r.Changes():
 		f.b.WriteString("The ledger knows all of it.\n")
 	default:
-		f.b.WriteString(paragraph(fmt.Sprintf("New to the ledger: %s, %s of log, %s.", counted(len(r.Sets), "set"), bytesText(r.NewBytes), counted(len(r.Timelines), "timeline")), "", width))
+		f.b.WriteString(paragraph(fmt.Sprintf("New to the ledger: %s, %s of log, %s.", counted(len(r.Sets), "set"), view.Size(r.NewBytes), counted(len(r.Timelines), "timeline")), "", width))
 	}
 	return f.b.String()
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"understudy/cmd/internal/doc"
+	"understudy/cmd/internal/view"
 )
 
 // What the daemon's documents look like on a terminal. Nothing here reads a
@@ -267,7 +268,7 @@ func methodText(r *doc.Return) string {
 		text = printable(dash(r.Method))
 	}
 	if r.Bytes > 0 {
-		text += " (" + bytesText(r.Bytes) + ")"
+		text += " (" + view.Size(r.Bytes) + ")"
 	}
 	return text
 }
@@ -355,19 +356,6 @@ func counted(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// bytesText is a size in units of 1024.
-func bytesText(n uint64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
-	v, i := float64(n), 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", v, units[i])
 }
 
 func dash(s string) string {

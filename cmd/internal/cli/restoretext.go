@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"understudy/cmd/internal/rescue"
+	"understudy/cmd/internal/view"
 	"understudy/standby/recover"
 )
 
@@ -189,7 +190,7 @@ func restoreProgressText(g rescue.Progress) string {
 		}
 	}
 	if g.Total > 0 {
-		text += fmt.Sprintf(", %d %%, %s of %s", min(100, g.Done*100/g.Total), bytesText(g.Done), bytesText(g.Total))
+		text += fmt.Sprintf(", %d %%, %s of %s", min(100, g.Done*100/g.Total), view.Size(g.Done), view.Size(g.Total))
 	}
 	if g.Left > 0 {
 		text += fmt.Sprintf(", %s left, done at about %s", length(g.Left), time.Now().Add(g.Left).Local().Format(time.TimeOnly))

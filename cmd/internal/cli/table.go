@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"understudy/cmd/internal/view"
 )
 
 // table is rows of columns. The last column is wrapped where the terminal ends;
@@ -185,4 +187,4 @@ func number(n time.Duration, unit string) string {
 }
 
 // size is a number of bytes that is never negative.
-func size(n int64) string { return bytesText(uint64(max(n, 0))) }
+func size(n int64) string { return view.Size(uint64(max(n, 0))) }

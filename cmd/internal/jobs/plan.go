@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"understudy/cmd/internal/worker"
 	"understudy/failover/decide"
 	"understudy/ledger/agenda"
 	"understudy/ledger/facts"
@@ -201,7 +202,7 @@ func jobOf(j facts.Job) agenda.Job {
 // policyOf is the operator's policy as the agenda takes it. What cannot be read
 // is off: the policy was checked when it was applied.
 func policyOf(p facts.BackupPolicy) agenda.Policy {
-	zone := zoneOf(p)
+	zone := worker.Zone(p.TimeZone)
 	out := agenda.DefaultPolicy(zone)
 	out.Schedule, out.Drill, out.Prune = schedule(p.Schedule, zone), schedule(p.DrillSchedule, zone), agenda.Schedule{}
 	if p.PruneAt != "" && p.PruneAt != facts.ScheduleOff {
@@ -222,14 +223,6 @@ func policyOf(p facts.BackupPolicy) agenda.Policy {
 // quickEvery is the longest pause between the quick repetitions of a failed
 // job.
 const quickEvery = time.Minute
-
-func zoneOf(p facts.BackupPolicy) *time.Location {
-	zone, err := time.LoadLocation(p.TimeZone)
-	if err != nil {
-		return time.UTC
-	}
-	return zone
-}
 
 func schedule(text string, zone *time.Location) agenda.Schedule {
 	if text == facts.ScheduleOff {

@@ -23,7 +23,7 @@ import (
 // node's own.
 func (n *Node) servePlace(ctx context.Context, c net.Conn, from link.Peer) {
 	st := n.ledger.State()
-	o := places.Opener{Node: n.cfg.Name, Secret: n.secret, Plain: true}
+	o := places.Opener{Node: n.cfg.Name, Secret: places.SecretsOf(n.cfg), Plain: true}
 	err := peer.Serve(ctx, c, func(name string) (location.Location, error) {
 		p, ok := st.Policy.Locations[name]
 		if !ok || p.Node != n.cfg.Name {
@@ -34,15 +34,6 @@ func (n *Node) servePlace(ctx context.Context, c net.Conn, from link.Peer) {
 	if err != nil && ctx.Err() == nil {
 		n.log.Info("connection for a location ended", "from", from.Node, "error", err)
 	}
-}
-
-// secret is the value of a secret of the node file.
-func (n *Node) secret(name string) ([]byte, error) {
-	v, err := n.cfg.Secret(name)
-	if err != nil {
-		return nil, err
-	}
-	return v.Bytes(), nil
 }
 
 // recorded is the history of which the ledger knows that it took place: an

@@ -56,16 +56,13 @@ func (n *Node) jobSpec(st facts.State, j facts.Job, s *worker.Spec) error {
 	return nil
 }
 
-// RetentionInput is what a plan of removals is made from, for locations of the
+// retentionInput is what a plan of removals is made from, for locations of the
 // policy.
 func retentionInput(st facts.State, now time.Time, locations ...string) retention.Input {
 	c, _ := st.Catalog(facts.ProfilePostgres)
 	in := retention.Input{Catalog: c, Rules: map[string]retention.Rules{}, Freeze: st.PruneFrozen(facts.ProfilePostgres),
 		Blocked: map[string]string{}, Now: now}
-	zone, err := time.LoadLocation(st.Policy.Backups().TimeZone)
-	if err != nil {
-		zone = time.UTC
-	}
+	zone := worker.Zone(st.Policy.Backups().TimeZone)
 	for name, p := range st.Policy.Locations {
 		if p.Disabled || len(locations) > 0 && !slices.Contains(locations, name) {
 			continue

@@ -14,6 +14,7 @@ import (
 
 	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/places"
+	"understudy/cmd/internal/worker"
 	"understudy/failover/decide"
 	"understudy/ledger/facts"
 	"understudy/shipper/backupset"
@@ -222,11 +223,7 @@ func (n *Node) handleRestore(ctx context.Context, op string, body []byte) ([]byt
 
 // planRestore looks for what can never work, while the server still runs.
 func (n *Node) planRestore(ctx context.Context, st facts.State, ask groupAsk) (groupPlan, error) {
-	zone, err := time.LoadLocation(st.Policy.Backups().TimeZone)
-	if err != nil {
-		zone = time.UTC
-	}
-	target, err := catalog.Parse(ask.Target, zone)
+	target, err := catalog.Parse(ask.Target, worker.Zone(st.Policy.Backups().TimeZone))
 	if err != nil {
 		return groupPlan{}, err
 	}
@@ -389,7 +386,7 @@ func (n *Node) restoreSources(st facts.State, c catalog.Choice) (recover.Sources
 
 // placesFor opens locations on this node.
 func (n *Node) placesFor(st facts.State) places.Opener {
-	return places.Opener{Node: n.cfg.Name, Secret: n.secret, Dial: func(ctx context.Context, node string) (net.Conn, error) {
+	return places.Opener{Node: n.cfg.Name, Secret: places.SecretsOf(n.cfg), Dial: func(ctx context.Context, node string) (net.Conn, error) {
 		m, ok := st.MemberByName(node)
 		if !ok {
 			return nil, fmt.Errorf("node %s is no member of the group", node)

@@ -10,6 +10,7 @@ import (
 
 	"filippo.io/age"
 
+	"understudy/configs"
 	"understudy/ledger/facts"
 	"understudy/shipper/location"
 	"understudy/shipper/location/local"
@@ -30,6 +31,17 @@ type Opener struct {
 	// Plain leaves encryption and throttle out: what another node asks for is
 	// sealed and slowed down there.
 	Plain bool
+}
+
+// SecretsOf reads the secrets that a node file names.
+func SecretsOf(n *configs.Node) func(name string) ([]byte, error) {
+	return func(name string) ([]byte, error) {
+		v, err := n.Secret(name)
+		if err != nil {
+			return nil, err
+		}
+		return v.Bytes(), nil
+	}
 }
 
 // Open opens the location of that name. It does not wait for the place: what

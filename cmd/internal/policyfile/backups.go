@@ -3,7 +3,6 @@ package policyfile
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -163,18 +162,8 @@ func setRecipients(l *facts.LocationPolicy, v string) error {
 
 const locationPrefix = "location."
 
-// locationName is what a location may be called.
-var locationName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
-
 // splitLocationKey takes location.NAME.KEY apart.
-func splitLocationKey(s string) (name, key string, ok bool) {
-	rest, ok := strings.CutPrefix(s, locationPrefix)
-	if !ok {
-		return "", "", false
-	}
-	name, key, ok = strings.Cut(rest, ".")
-	return name, key, ok && locationName.MatchString(name)
-}
+func splitLocationKey(s string) (name, key string, ok bool) { return splitKey(locationPrefix, s) }
 
 // of is the key of one location. One that the policy does not have is of no
 // kind, and what is not said of it is the default.

@@ -78,17 +78,20 @@ func nodeKeys() []nodeKey {
 
 const nodePrefix = "node."
 
-// nodeName is what a node may be called.
-var nodeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
+// plainName is what a node or a location may be called.
+var plainName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 
 // splitNodeKey takes node.NAME.KEY apart.
-func splitNodeKey(s string) (name, key string, ok bool) {
-	rest, ok := strings.CutPrefix(s, nodePrefix)
+func splitNodeKey(s string) (name, key string, ok bool) { return splitKey(nodePrefix, s) }
+
+// splitKey takes PREFIX NAME.KEY apart.
+func splitKey(prefix, s string) (name, key string, ok bool) {
+	rest, ok := strings.CutPrefix(s, prefix)
 	if !ok {
 		return "", "", false
 	}
 	name, key, ok = strings.Cut(rest, ".")
-	return name, key, ok && nodeName.MatchString(name)
+	return name, key, ok && plainName.MatchString(name)
 }
 
 // of is the key of one node.

@@ -358,11 +358,7 @@ func (c Config) secret(name string) ([]byte, error) {
 	if c.Node == nil {
 		return nil, fmt.Errorf("it needs the secret %s: name its file with --secret %s=FILE", name, name)
 	}
-	v, err := c.Node.Secret(name)
-	if err != nil {
-		return nil, err
-	}
-	return v.Bytes(), nil
+	return places.SecretsOf(c.Node)(name)
 }
 
 // dialer reaches the daemons of other nodes; nil on a machine that is no node.

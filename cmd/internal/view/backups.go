@@ -429,9 +429,9 @@ func (j BackupJob) text() string {
 		text += ", " + j.Step
 	}
 	if j.Total > 0 {
-		text += fmt.Sprintf(", %d %% of %s", j.Percent, bytesText(uint64(j.Total)))
+		text += fmt.Sprintf(", %d %% of %s", j.Percent, Size(uint64(j.Total)))
 	} else if j.Done > 0 {
-		text += ", " + bytesText(uint64(j.Done))
+		text += ", " + Size(uint64(j.Done))
 	}
 	if j.Remaining > 0 {
 		text += ", " + ago(time.Duration(j.Remaining*float64(time.Second))) + " left"

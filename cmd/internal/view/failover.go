@@ -259,7 +259,7 @@ func kept(n Node) string {
 	if n.ApplyDelay > 0 {
 		text := "apply delay " + span(time.Duration(n.ApplyDelay*float64(time.Second)))
 		if n.Lag != nil {
-			text += fmt.Sprintf(" (%s not applied)", bytesText(n.Lag.ApplyBytes))
+			text += fmt.Sprintf(" (%s not applied)", Size(n.Lag.ApplyBytes))
 		}
 		parts = append(parts, text)
 	}

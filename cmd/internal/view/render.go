@@ -150,7 +150,7 @@ func row(n Node) []cell {
 			add("-", "")
 			add("-", "")
 		} else {
-			add(bytesText(max(n.Lag.Bytes, n.Lag.ApplyBytes)), "")
+			add(Size(max(n.Lag.Bytes, n.Lag.ApplyBytes)), "")
 			add(fmt.Sprintf("%.1f s", n.Lag.Seconds), "")
 		}
 	}

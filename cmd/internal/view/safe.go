@@ -232,7 +232,7 @@ func (s *situation) sayAsync() string {
 	if best == "" {
 		return fmt.Sprintf("Asynchronous: a commit returns when %s has it, and no standby is following; new commits are lost with it.", s.primary.Name)
 	}
-	return fmt.Sprintf("Asynchronous: a commit returns when %s has it; the newest may be lost with it (%s is %s behind).", s.primary.Name, best, bytesText(least))
+	return fmt.Sprintf("Asynchronous: a commit returns when %s has it; the newest may be lost with it (%s is %s behind).", s.primary.Name, best, Size(least))
 }
 
 func (s *situation) sayNoSpare() string {
@@ -311,7 +311,7 @@ func (s *situation) whyMissing(m *member) string {
 	switch l := s.link(m); l.State {
 	case "catching up":
 		if lag := s.lag(m); lag != nil {
-			return "is catching up (" + bytesText(lag.Bytes) + " behind)"
+			return "is catching up (" + Size(lag.Bytes) + " behind)"
 		}
 		return "is catching up"
 	case "refused":

@@ -36,8 +36,8 @@ func count(n int) string {
 	return strconv.Itoa(n)
 }
 
-// bytesText is a size for people, in units of 1024.
-func bytesText(n uint64) string {
+// Size is a number of bytes for people, in units of 1024.
+func Size(n uint64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 	v, i := float64(n), 0
 	for v >= 1024 && i < len(units)-1 {

@@ -296,17 +296,8 @@ func (f *feeder) spans(marks *moments, s archive.Status, segSize int64) []catalo
 		if i+1 < len(path) {
 			hi = min(hi, path[i+1].Start)
 		}
-		for _, g := range s.Missing {
-			if g.Timeline != leg.Timeline || g.To <= lo || g.From >= hi {
-				continue
-			}
-			if g.From > lo {
-				out = append(out, catalog.Span{Timeline: leg.Timeline, From: lo, To: g.From, Marks: marks.between(lo, g.From)})
-			}
-			lo = g.To
-		}
 		if lo < hi {
-			out = append(out, catalog.Span{Timeline: leg.Timeline, From: lo, To: hi, Marks: marks.between(lo, hi)})
+			out = append(out, without(catalog.Span{Timeline: leg.Timeline, From: lo, To: hi, Marks: marks.between(lo, hi)}, s.Missing)...)
 		}
 	}
 	return out

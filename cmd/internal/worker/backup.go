@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"understudy/cmd/internal/view"
 	"understudy/ledger/facts"
 	"understudy/shipper/backup"
 	"understudy/shipper/backupset"
@@ -76,7 +77,7 @@ func (w *work) taken(ctx context.Context, res backup.Result) (Done, error) {
 	if err := w.recordSet(ctx, summary(res)); err != nil {
 		return Done{}, err
 	}
-	d := Done{Bytes: res.Set.RawBytes, Result: fmt.Sprintf("%d files, %s stored in %s", res.Set.FileN, size(res.Set.StoredBytes()), strings.Join(good, ", "))}
+	d := Done{Bytes: res.Set.RawBytes, Result: fmt.Sprintf("%d files, %s stored in %s", res.Set.FileN, view.Size(uint64(res.Set.StoredBytes())), strings.Join(good, ", "))}
 	if len(bad) > 0 {
 		d.Result += "; not in " + strings.Join(bad, ", ")
 	}

@@ -60,11 +60,7 @@ func (w *work) drill(ctx context.Context) (Done, error) {
 func (w *work) drillChoice(d *Drill, snaps []digest.Snapshot) (catalog.Choice, error) {
 	o := catalog.Options{Locations: w.enabled()}
 	if d.Target != "" {
-		zone, err := time.LoadLocation(d.TimeZone)
-		if err != nil {
-			zone = time.UTC
-		}
-		t, err := catalog.Parse(d.Target, zone)
+		t, err := catalog.Parse(d.Target, Zone(d.TimeZone))
 		if err != nil {
 			return catalog.Choice{}, err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"understudy/cmd/internal/view"
 	"understudy/ledger/facts"
 	"understudy/shipper/archive"
 	"understudy/shipper/backupset"
@@ -49,7 +50,7 @@ func (w *work) fill(ctx context.Context) (Done, error) {
 	if err := writeObject(ctx, to, backupset.LedgerKey(w.spec.Group.Name), f.Export); err != nil {
 		errs = append(errs, fmt.Errorf("the ledger's export: %w", err))
 	}
-	d.Result = fmt.Sprintf("%d of %d sets and %s of log brought to %s", copied, lacked, size(moved), f.To)
+	d.Result = fmt.Sprintf("%d of %d sets and %s of log brought to %s", copied, lacked, view.Size(uint64(moved)), f.To)
 	return d, errors.Join(errs...)
 }
 

@@ -62,7 +62,7 @@ func (w *work) location(name string) (location.Location, error) {
 	if !ok {
 		return nil, fmt.Errorf("location %s is not in the policy", name)
 	}
-	o := places.Opener{Node: w.cfg.Name, Secret: w.secret, Dial: w.dial}
+	o := places.Opener{Node: w.cfg.Name, Secret: places.SecretsOf(w.cfg), Dial: w.dial}
 	l, err := o.Open(name, p)
 	if err != nil {
 		return nil, err
@@ -134,26 +134,11 @@ func (w *work) file(f File) {
 // missing is the error of a spec without its part.
 var errNoPart = errors.New("the daemon did not say what to work on")
 
-// secret is the value of a secret of the node file.
-func (w *work) secret(name string) ([]byte, error) {
-	v, err := w.cfg.Secret(name)
+// Zone is a time zone of the policy; UTC where this host does not know it.
+func Zone(name string) *time.Location {
+	zone, err := time.LoadLocation(name)
 	if err != nil {
-		return nil, err
+		return time.UTC
 	}
-	return v.Bytes(), nil
-}
-
-// size is a number of bytes for people.
-func size(n int64) string {
-	unit, name := int64(1), "B"
-	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if n/unit < 1024 {
-			break
-		}
-		unit, name = unit*1024, next
-	}
-	if unit == 1 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", float64(n)/float64(unit), name)
+	return zone
 }
