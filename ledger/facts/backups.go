@@ -225,20 +225,25 @@ func (s State) PruneFrozen(profile string) string {
 	if o := s.Order; o != nil && o.Kind == OrderRestore {
 		return "the group is being restored from the backups that are there"
 	}
-	var damaged, sound catalog.Set
-	for _, set := range s.Backups.Catalogs[profile].Sets {
-		switch {
-		case set.State != catalog.SetComplete:
-		case set.Damaged && later(set, damaged):
-			damaged = set
-		case !set.Damaged && later(set, sound):
-			sound = set
-		}
-	}
-	if damaged.Label != "" && later(damaged, sound) {
-		return "the database had damaged pages when set " + damaged.Label + " was taken"
+	if label := s.DamagedSet(profile); label != "" {
+		return "the database had damaged pages when set " + label + " was taken"
 	}
 	return ""
+}
+
+// DamagedSet is the newest complete set if pages of the database were damaged
+// when it was taken; "" when a sound one began later, or none was.
+func (s State) DamagedSet(profile string) string {
+	var newest catalog.Set
+	for _, set := range s.Backups.Catalogs[profile].Sets {
+		if set.State == catalog.SetComplete && later(set, newest) {
+			newest = set
+		}
+	}
+	if !newest.Damaged {
+		return ""
+	}
+	return newest.Label
 }
 
 // later tells whether a began after b; the empty set is before all.

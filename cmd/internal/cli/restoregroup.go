@@ -16,9 +16,9 @@ import (
 
 // groupFlags are those of restore --group. Some are the ordinary restore's too.
 type groupFlags struct {
-	group, cancel, status, force *bool
-	node                         *string
-	archiveWait, wait            *time.Duration
+	group, cancel, force *bool
+	node                 *string
+	archiveWait, wait    *time.Duration
 }
 
 // groupRestore adds the restore of the whole group to the command restore: with
@@ -33,22 +33,6 @@ func groupRestore(c *cobra.Command, opts Options) *cobra.Command {
 		archiveWait: fl.Duration("archive-wait", 2*time.Minute, "with --group: how long the locations may take for the last log"),
 		wait:        fl.Duration("wait", time.Hour, "with --group: how long to wait for the end; what was begun goes on after it"),
 	}
-	if fl.Lookup("status") == nil {
-		fl.Bool("status", false, "say how far a restore is")
-	}
-	if fl.Lookup("config") == nil {
-		ConfigFlag(c)
-	}
-	for name, text := range map[string]string{"target": "latest, immediate, a time, lsn:X, xid:N or name:N", "set": "label of the full backup to begin with", "timeline": "timeline to follow"} {
-		if fl.Lookup(name) == nil {
-			fl.String(name, "", text)
-		}
-	}
-	for name, text := range map[string]string{"yes": "do not ask", "dry-run": "say what would happen, and do nothing", "json": "print one JSON document"} {
-		if fl.Lookup(name) == nil {
-			fl.Bool(name, false, text)
-		}
-	}
 	c.Long = strings.TrimSpace(c.Long+"\n\nWith --group the whole group goes back to a moment while its daemons run: clients are shut out, the last log is saved to the locations,\n"+
 		"one node restores its database and is promoted on a new timeline, and the others follow it. What happens is shown first, and what is\n"+
 		"thrown away has to be confirmed. A restore that was interrupted goes on by itself when its daemon is back.") + "\n"
@@ -59,9 +43,6 @@ func groupRestore(c *cobra.Command, opts Options) *cobra.Command {
 				if c.Flags().Changed(name) {
 					return usage("restore: --%s goes with --group only", name)
 				}
-			}
-			if alone == nil {
-				return usage("restore: say --group")
 			}
 			return alone(c, args)
 		}

@@ -49,7 +49,7 @@ func (r *Runner) plan(ctx context.Context) {
 	v := r.cfg.Observe(st)
 	in := r.Input(st, v)
 	raised := map[string]string{}
-	if label := newestDamaged(in.Catalog); label != "" {
+	if label := st.DamagedSet(facts.ProfilePostgres); label != "" {
 		raised["backup-damaged"] = fmt.Sprintf("the database had damaged pages when set %s was taken, and no sound backup was taken since; "+
 			"nothing is deleted meanwhile; the job's log names the files", label)
 	}
@@ -69,21 +69,6 @@ func (r *Runner) plan(ctx context.Context) {
 		}
 	}
 	r.setRaised(raised)
-}
-
-// newestDamaged is the label of the newest complete set if the pages of the
-// database were damaged when it was taken, "" when they were not.
-func newestDamaged(c catalog.Catalog) string {
-	newest := ""
-	for label, s := range c.Sets {
-		if s.State == catalog.SetComplete && (newest == "" || s.Began.After(c.Sets[newest].Began)) {
-			newest = label
-		}
-	}
-	if newest == "" || !c.Sets[newest].Damaged {
-		return ""
-	}
-	return newest
 }
 
 func (r *Runner) setRaised(raised map[string]string) {

@@ -33,7 +33,7 @@ func (n *Node) jobSpec(st facts.State, j facts.Job, s *worker.Spec) error {
 		if n.server == nil {
 			return errNoServer
 		}
-		s.Backup = &worker.Backup{Label: j.Label, ConnString: n.server.DSN(false), DataDir: n.server.DataDir,
+		s.Backup = &worker.Backup{Label: j.Label, ConnString: n.server.DSN(false),
 			Standby: n.primaryRun() == nil, Locations: j.Locations, Notes: j.Notes}
 	case facts.JobPrune:
 		s.Prune = n.prunePart(st, j)

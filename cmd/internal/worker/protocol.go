@@ -62,7 +62,6 @@ func (s Spec) Root() backupset.Root { return backupset.Root{Group: s.Group.Name,
 type Backup struct {
 	Label      string            `json:"label"`
 	ConnString string            `json:"conn"`
-	DataDir    string            `json:"data_dir"`
 	Standby    bool              `json:"standby"`
 	Locations  []string          `json:"locations"`
 	Notes      map[string]string `json:"notes,omitempty"`
