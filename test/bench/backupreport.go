@@ -108,7 +108,7 @@ func (s *backups) logs(out *strings.Builder, r backupResults) {
 			column{"MB/s of log", 0, func(t turn) float64 { return raw / 1e6 / seconds(t) }},
 			column{"stored, MB", 0, func(t turn) float64 { return bytesOf(t) / 1e6 }}))
 	fmt.Fprintf(out, "\n**Recovery of that log.** From the start of the server until its redo is done, without restartpoints or readers; the base is a copy of the server before the log. "+
-		"Ours is `restore_command = 'understudy restore-get …'` on the socket of a process that fetches ahead, as in a restore. Both fetch as far ahead as they do by default.\n\n%s",
+		"Ours is the `restore_command` of a restore: a rename of what was fetched ahead, or else `understudy restore-get` on the socket of the process that fetches. Both fetch as far ahead as they do by default.\n\n%s",
 		r.recovery.table("log from", redoPlain, column{"MB/s of log", 0, func(t turn) float64 { return raw / 1e6 / seconds(t) }}))
 }
 

@@ -200,7 +200,7 @@ func (s *backups) recoveries(ctx context.Context) (out contest, err error) {
 	took := func() time.Duration { return r.took }
 	log := func() []string { return []string{s.ourLog(), s.rest.Log(), r.server.Data()} }
 	return s.measure(ctx, shareRecovery,
-		side{name: "ours: restore-get from a location", reads: log, prepare: r.fromOurs, run: r.run, took: took},
+		side{name: "ours: from a location", reads: log, prepare: r.fromOurs, run: r.run, took: took},
 		side{name: "the log lies in pg_wal", reads: log, prepare: r.fromPgWAL, run: r.run, took: took},
 		side{name: "pgBackRest: archive-get, asynchronous", every: 3, reads: log, prepare: r.fromRest, run: r.run, took: took})
 }
