@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"understudy/shipper/backupset"
@@ -101,9 +102,10 @@ type execution struct {
 
 	tree    *tree
 	mark    restore.Mark
-	dirty   bool // something was in the directory before this call
-	again   bool // an earlier call of the same plan may have written files
-	group   bool // the set grants its group access
+	dirty   bool        // something was in the directory before this call
+	again   bool        // an earlier call of the same plan may have written files
+	group   bool        // the set grants its group access
+	cached  atomic.Bool // large writes go through the page cache: others are refused
 	sources *pool
 	count   counters
 

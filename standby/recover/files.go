@@ -241,7 +241,7 @@ func newWorker(ctx context.Context, x *execution, busy chan struct{}) (*worker, 
 	if err != nil {
 		return nil, fmt.Errorf("make a decoder: %w", err)
 	}
-	return &worker{x: x, ctx: ctx, busy: busy, dec: dec, raw: make([]byte, backupset.FrameTarget)}, nil
+	return &worker{x: x, ctx: ctx, busy: busy, dec: dec, raw: newBuffer(backupset.FrameTarget)}, nil
 }
 
 // unit makes the files of one frame right.
@@ -428,7 +428,7 @@ func (w *worker) fetchFrom(s *stock, u unit) ([]byte, error) {
 // decode decompresses the stored frame and proves the wanted pieces.
 func (w *worker) decode(u unit) ([]byte, error) {
 	if int64(cap(w.raw)) < u.frame.Raw {
-		w.raw = make([]byte, u.frame.Raw)
+		w.raw = newBuffer(int(u.frame.Raw))
 	}
 	body, err := w.dec.DecodeAll(w.stored, w.raw[:0:u.frame.Raw])
 	if err != nil {
@@ -446,7 +446,8 @@ func (w *worker) decode(u unit) ([]byte, error) {
 	return body, nil
 }
 
-// write stores the pieces that were not right.
+// write stores the pieces that were not right. They stand in the order of the
+// archive, as the list of files was proven to.
 func (w *worker) write(u unit, body []byte) (err error) {
 	var h handle
 	defer func() { err = errors.Join(err, h.close()) }()
@@ -462,13 +463,8 @@ func (w *worker) write(u unit, body []byte) (err error) {
 			return err
 		}
 		at := p.raw - u.frame.RawAt
-		if _, err := h.f.WriteAt(body[at:at+n], p.off); err != nil {
+		if err := w.store(h.f, body, at, n, p.off); err != nil {
 			return fmt.Errorf("write %s: %w", p.to.path, err)
-		}
-		// Only a hint to start writing, so that the sync at the end is short;
-		// file systems without it answer with an error.
-		if n >= backupset.ChunkSize {
-			_ = unix.SyncFileRange(int(h.f.Fd()), p.off, n, unix.SYNC_FILE_RANGE_WRITE)
 		}
 		for ; i < end; i++ {
 			if err := w.right(h.f, w.wrong[i]); err != nil {
