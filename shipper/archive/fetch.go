@@ -9,9 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"understudy/shipper/backupset"
 	"understudy/shipper/catalog"
@@ -313,8 +316,14 @@ func (f *Fetcher) pumpLocked() {
 	}
 }
 
+// niceness is how far a fetch ahead stands back: what a recovery waits for is
+// the redo, on one processor, and two fetches besides would take it from there.
+const niceness = 5
+
 func (f *Fetcher) run(j *job, path string) {
 	defer f.wg.Done()
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceness)
 	d := <-f.tools
 	err := f.fetchSegment(j.ctx, d, j.start, path)
 	f.tools <- d

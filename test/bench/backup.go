@@ -191,12 +191,14 @@ type side struct {
 	took func() time.Duration
 	// size is what the run stored or proved, in bytes; nil for none.
 	size func() (int64, error)
+	// then is what follows, not a part of the run and timed apart; nil for nothing.
+	then func() error
 }
 
 // turn is one measured run; took is zero when the side did not take part.
 type turn struct {
-	took, busy time.Duration
-	bytes      int64
+	took, busy, then time.Duration
+	bytes            int64
 }
 
 // contest is all turns of some sides, by round.
@@ -266,6 +268,11 @@ func (s *backups) turn(ctx context.Context, one side) (t turn, err error) {
 	t.busy = after.Busy - before.Busy
 	if err == nil && one.size != nil {
 		t.bytes, err = one.size()
+	}
+	if err == nil && one.then != nil {
+		began = time.Now()
+		err = one.then()
+		t.then = time.Since(began)
 	}
 	return t, err
 }

@@ -140,11 +140,13 @@ func (s *backups) restores(ctx context.Context) (contest, error) {
 		prepare: func(context.Context) error { return s.fresh(s.oursDir()) },
 		run:     s.ourRestore(ours.Restore),
 		size:    func() (int64, error) { return pgbackrest.Size(s.oursDir()) },
+		then:    func() error { return warm(s.oursDir()) },
 	}, side{
 		name: "pgBackRest", reads: func() []string { return []string{s.rest.Repo()} }, writes: s.home,
 		prepare: func(context.Context) error { return s.fresh(s.restDir()) },
 		run:     func(ctx context.Context) error { return s.rest.Restore(ctx, s.restDir(), false) },
 		size:    func() (int64, error) { return pgbackrest.Size(s.restDir()) },
+		then:    func() error { return warm(s.restDir()) },
 	})
 }
 

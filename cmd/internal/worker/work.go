@@ -105,25 +105,6 @@ func (w *work) byOrder() []string {
 	return names
 }
 
-// meter passes progress on, seldom enough for the line to the daemon.
-type meter struct {
-	w    *work
-	mu   sync.Mutex
-	last time.Time
-}
-
-func (m *meter) say(p Progress) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if now := time.Now(); now.Sub(m.last) < 250*time.Millisecond && (p.Total == 0 || p.Done < p.Total) {
-		return
-	}
-	m.last = time.Now()
-	if err := m.w.port.send(Message{Progress: &p}); err != nil {
-		m.w.log.Debug("report progress", "error", err)
-	}
-}
-
 // file notes an object that was made or removed.
 func (w *work) file(f File) {
 	if err := w.port.send(Message{File: &f}); err != nil {
