@@ -16,10 +16,12 @@ ROUNDS   ?= 200
 SEED     ?= 0
 FROM     ?= 1
 FAILOVER ?= automatic
+# The PostgreSQL of test-major.
+MAJOR ?= 17
 # The linter, run without being a dependency of the module.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo demo-stop test sim mutations interrupt faults faults-backup race fuzz cover bench lint fmt clean help
+.PHONY: all build demo demo-stop test test-major sim mutations interrupt faults faults-backup race fuzz cover bench lint fmt clean help
 .DEFAULT_GOAL := build
 
 all: build lint test
@@ -40,6 +42,10 @@ demo-stop:
 ## test: the whole ladder: vet, unit and property, arch, integration with real PostgreSQL
 test:
 	@GO='$(GO)' scripts/test.sh
+
+## test-major: the tests that need PostgreSQL, on version MAJOR, which is put beside the system's own when it is missing
+test-major:
+	@GO='$(GO)' scripts/test-major.sh '$(MAJOR)'
 
 ## sim: SEEDS runs of the simulation of role changes, in virtual time
 sim:

@@ -40,11 +40,13 @@ func (s *Server) Control(ctx context.Context) (Control, error) {
 	if err := s.checkMajor(); err != nil {
 		return Control{}, err
 	}
-	out, err := s.tool(ctx, "pg_controldata", "-D", s.DataDir)
+	out, msg, err := s.toolSaid(ctx, "pg_controldata", "-D", s.DataDir)
 	if err != nil {
 		return Control{}, err
 	}
-	return ParseControl(out)
+	// Until version 16 its warning stands before the values, since then with
+	// the messages.
+	return ParseControl(msg + out)
 }
 
 // standbyNames maps pg_controldata's wording to the names of the settings.
@@ -58,7 +60,7 @@ var standbyNames = [...][2]string{
 
 // ParseControl reads what pg_controldata printed in the C locale.
 func ParseControl(out string) (Control, error) {
-	if strings.Contains(out, "Calculated CRC checksum does not match") {
+	if strings.Contains(out, "alculated CRC checksum does not match") { // with a small letter since version 17
 		return Control{}, fmt.Errorf("pg_control is damaged: its checksum does not match")
 	}
 	p := controlParser{fields: make(map[string]string)}

@@ -85,12 +85,13 @@ func TestParseControl_Versions(t *testing.T) {
 
 func TestParseControl_Refuses(t *testing.T) {
 	for name, tt := range map[string]struct{ old, new, want string }{
-		"MissingField":  {"Latest checkpoint's TimeLineID", "x", `no "Latest checkpoint's TimeLineID"`},
-		"BadLSN":        {"1/5000028", "15000028", "no slash"},
-		"BadNumber":     {"16777216", "many", "Bytes per WAL segment"},
-		"OddSegment":    {"16777216", "16777217", "damaged"},
-		"WrongChecksum": {"pg_control version", "WARNING: Calculated CRC checksum does not match value stored in file.\npg_control version", "checksum"},
-		"Empty":         {controlText, "", "printed no"},
+		"MissingField":    {"Latest checkpoint's TimeLineID", "x", `no "Latest checkpoint's TimeLineID"`},
+		"BadLSN":          {"1/5000028", "15000028", "no slash"},
+		"BadNumber":       {"16777216", "many", "Bytes per WAL segment"},
+		"OddSegment":      {"16777216", "16777217", "damaged"},
+		"WrongChecksum":   {"pg_control version", "WARNING: Calculated CRC checksum does not match value stored in file.\npg_control version", "checksum"},
+		"ChecksumSince17": {"pg_control version", "pg_controldata: warning: calculated CRC checksum does not match value stored in control file\npg_control version", "checksum"},
+		"Empty":           {controlText, "", "printed no"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := pgctl.ParseControl(strings.Replace(controlText, tt.old, tt.new, 1))

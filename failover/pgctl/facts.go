@@ -178,6 +178,23 @@ func (s *Server) DropSlot(ctx context.Context, name string) error {
 	return s.exec(ctx, "drop slot "+name, "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1", name)
 }
 
+// KeepsSlots tells whether a standby of this version can keep logical slots
+// like the primary's: those that are marked with failover, where
+// sync_replication_slots and hot_standby_feedback are on.
+func (in Install) KeepsSlots() bool { return in.Major >= 17 }
+
+// DropOwnFailoverSlots removes from a standby the logical slots of its life as
+// a primary that are marked with failover. Their names belong to the copies of
+// the present primary's slots, which PostgreSQL refuses to make beside them. A
+// standby has no others: such a slot cannot be made there.
+func (s *Server) DropOwnFailoverSlots(ctx context.Context) error {
+	if !s.KeepsSlots() {
+		return nil
+	}
+	return s.exec(ctx, "drop logical slots of an earlier life", `select pg_drop_replication_slot(slot_name) from pg_replication_slots
+where slot_type = 'logical' and failover and not synced and not active and pg_is_in_recovery()`)
+}
+
 func slotName(name string) error {
 	if name == "" || len(name) > 63 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
 		return fmt.Errorf("slot name %q: only lower-case letters, digits and '_' are possible", name)

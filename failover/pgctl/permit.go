@@ -134,13 +134,23 @@ func (s *Server) ForeignPostmaster() (pid int, err error) {
 // debianService is the name of the distribution's service for our data
 // directory, empty when there is none.
 func (s *Server) debianService(etc string) string {
+	conf := s.debianConf(etc)
+	if conf == "" {
+		return ""
+	}
+	dir := filepath.Dir(conf)
+	return "postgresql@" + filepath.Base(filepath.Dir(dir)) + "-" + filepath.Base(dir)
+}
+
+// debianConf is the distribution's postgresql.conf of our data directory, empty
+// when there is none.
+func (s *Server) debianConf(etc string) string {
 	files, _ := filepath.Glob(filepath.Join(etc, "*", "*", "postgresql.conf"))
 	for _, f := range files {
 		set := make(map[string]string)
 		readConf(f, "", 0, set)
 		if filepath.Clean(set["data_directory"]) == filepath.Clean(s.DataDir) {
-			dir := filepath.Dir(f)
-			return "postgresql@" + filepath.Base(filepath.Dir(dir)) + "-" + filepath.Base(dir)
+			return f
 		}
 	}
 	return ""

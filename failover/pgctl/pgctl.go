@@ -76,6 +76,26 @@ func Find(hint string) (Install, error) {
 		}
 		return in, nil
 	}
+	all := installed()
+	if len(all) == 0 {
+		return Install{}, fmt.Errorf("%w: install the package postgresql (%d or newer), for example with scripts/install-postgres.sh, or set bin_dir", ErrNotInstalled, minMajor)
+	}
+	return all[0], nil
+}
+
+// FindMajor looks for server binaries of one major version where Find looks
+// without a hint; false when there are none.
+func FindMajor(major int) (Install, bool) {
+	for _, in := range installed() {
+		if in.Major == major {
+			return in, true
+		}
+	}
+	return Install{}, false
+}
+
+// installed are the server binaries of this host, newest first.
+func installed() []Install {
 	var dirs []string
 	for _, glob := range []string{"/usr/lib/postgresql/*/bin/postgres", "/usr/pgsql-*/bin/postgres"} {
 		found, _ := filepath.Glob(glob)
@@ -90,11 +110,8 @@ func Find(hint string) (Install, error) {
 			all = append(all, in)
 		}
 	}
-	if len(all) == 0 {
-		return Install{}, fmt.Errorf("%w: install the package postgresql (%d or newer), for example with scripts/install-postgres.sh, or set bin_dir", ErrNotInstalled, minMajor)
-	}
 	sort.SliceStable(all, func(i, j int) bool { return all[i].Major > all[j].Major })
-	return all[0], nil
+	return all
 }
 
 func inspect(dir string) (Install, error) {
@@ -210,11 +227,17 @@ func (s *Server) command(ctx context.Context, tool string, args ...string) *exec
 
 // tool runs one of PostgreSQL's tools and returns what it printed.
 func (s *Server) tool(ctx context.Context, tool string, args ...string) (string, error) {
+	out, _, err := s.toolSaid(ctx, tool, args...)
+	return out, err
+}
+
+// toolSaid is tool with the messages of one that did not fail.
+func (s *Server) toolSaid(ctx context.Context, tool string, args ...string) (out, messages string, err error) {
 	cmd := s.command(ctx, tool, args...)
-	var out, msg strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &msg
+	var printed, msg strings.Builder
+	cmd.Stdout, cmd.Stderr = &printed, &msg
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("run %s: %w: %s", tool, err, strings.TrimSpace(msg.String()))
+		return "", "", fmt.Errorf("run %s: %w: %s", tool, err, strings.TrimSpace(msg.String()))
 	}
-	return out.String(), nil
+	return printed.String(), msg.String(), nil
 }

@@ -525,6 +525,42 @@ func TestFind_Errors(t *testing.T) {
 	}
 }
 
+func TestFindMajor(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "postgres"), []byte("#!/bin/sh\necho 'postgres (PostgreSQL) 97.1'\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	if in, ok := pgctl.FindMajor(97); !ok || in.BinDir != dir || in.Version != "97.1" {
+		t.Errorf("97: %+v, %v", in, ok)
+	}
+	if in, ok := pgctl.FindMajor(96); ok {
+		t.Errorf("96: %+v", in)
+	}
+}
+
+// TestServer_ControlDamaged asks the installed tool, whose words for it are not
+// the same in all versions, and not in the same place.
+func TestServer_ControlDamaged(t *testing.T) {
+	c := pgtest.Init(t)
+	s := newServer(t)
+	s.DataDir = c.Data
+	if _, err := s.Control(context30(t)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(c.Data, "global", "pg_control"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("xxxx"), 100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Control(context30(t)); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestResolveAccount_RefusesRoot(t *testing.T) {
 	if _, err := pgctl.ResolveAccount("root"); err == nil {
 		t.Error("root was accepted")

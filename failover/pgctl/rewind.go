@@ -55,6 +55,9 @@ func (s *Server) Rewind(ctx context.Context, spec RewindSpec) error {
 	if spec.SourceUser == "" {
 		spec.SourceUser = RewindRole
 	}
+	if _, err := os.Stat(filepath.Join(s.BinDir, "pg_rewind")); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: there is no pg_rewind in %s", ErrRewindImpossible, s.BinDir)
+	}
 	phase, err := s.rewindPhase()
 	if err != nil {
 		return err

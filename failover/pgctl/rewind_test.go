@@ -101,6 +101,7 @@ func (d diverged) spec(u *tunnel) pgctl.RewindSpec {
 func TestServer_Rewind(t *testing.T) {
 	d := diverge(t)
 	t.Run("MissingLog", func(t *testing.T) { testMissingLog(t, d) })
+	t.Run("ToolMissing", func(t *testing.T) { testToolMissing(t, d) })
 	t.Run("Interrupted", func(t *testing.T) { testInterrupted(t, d) })
 	t.Run("BelowTheFork", func(t *testing.T) { testBelowTheFork(t, d) })
 	t.Run("NotNeeded", func(t *testing.T) { testNotNeeded(t, d) })
@@ -116,6 +117,17 @@ func wantState(t *testing.T, s *pgctl.Server, want pgctl.DirState) {
 	if _, err := os.Stat(s.PermitFile()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the permit is left behind: %v", err)
 	}
+}
+
+// testToolMissing: some packages of the server come without pg_rewind; then a
+// new base is all that helps, and nothing was touched.
+func testToolMissing(t *testing.T, d diverged) {
+	s := copyOf(t, d.crashed)
+	s.BinDir = t.TempDir()
+	if err := s.Rewind(context30(t), d.spec(nil)); !errors.Is(err, pgctl.ErrRewindImpossible) || !strings.Contains(err.Error(), s.BinDir) {
+		t.Errorf("got %v", err)
+	}
+	wantState(t, s, pgctl.Cluster)
 }
 
 func testMissingLog(t *testing.T, d diverged) {

@@ -179,11 +179,13 @@ func unsafeObject(d named, kind string, names []string, n int) Unsafe {
 }
 
 // losableSlots finds logical slots: they are on this host alone. From 17 on a
-// slot can be marked to be kept up to date on standbys.
+// slot can be marked to be kept up to date on standbys, which they do where
+// they are set to; that the nodes are set alike is taken for granted.
 func (s *Server) losableSlots(ctx context.Context, conn *pgx.Conn) ([]Unsafe, error) {
-	where := ""
-	if s.Major >= 17 {
-		where = " and not failover"
+	where, others := "", "make the others anew after a failover"
+	if s.KeepsSlots() {
+		where = " and not (failover and current_setting('sync_replication_slots')::bool and current_setting('hot_standby_feedback')::bool)"
+		others = "have the others kept on standbys (sync_replication_slots and hot_standby_feedback on at every node, failover set for the slot), or make them anew after a failover"
 	}
 	rows, err := conn.Query(ctx, "select slot_name::text from pg_replication_slots where slot_type = 'logical' and not temporary"+where+" order by 1")
 	if err != nil {
@@ -193,8 +195,8 @@ func (s *Server) losableSlots(ctx context.Context, conn *pgx.Conn) ([]Unsafe, er
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
-	return []Unsafe{{"logical-slots", fmt.Sprintf("%s on this host alone (%s), gone after a failover together with the changes that subscribers have not read: drop what nobody reads with SELECT pg_drop_replication_slot('%s'), and make the others anew after a failover",
-		counted(len(names), "logical replication slot"), listed(names, len(names)), names[0])}}, nil
+	return []Unsafe{{"logical-slots", fmt.Sprintf("%s on this host alone (%s), gone after a failover together with the changes that subscribers have not read: drop what nobody reads with SELECT pg_drop_replication_slot('%s'), and %s",
+		counted(len(names), "logical replication slot"), listed(names, len(names)), names[0], others)}}, nil
 }
 
 // unsafeKey is a key of a kind of thing and the names of the thing. Of a name

@@ -21,6 +21,12 @@ import (
 // fakeServer answers one replication client and then sends stream as it is.
 func fakeServer(t *testing.T, stream []byte) walsource.Config {
 	t.Helper()
+	return serve(t, stream, false)
+}
+
+// serve is fakeServer; a deaf one takes nothing any more when it sends stream.
+func serve(t *testing.T, stream []byte, deaf bool) walsource.Config {
+	t.Helper()
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5998"))
 	if err != nil {
@@ -54,6 +60,9 @@ func fakeServer(t *testing.T, stream []byte) walsource.Config {
 		b.Flush()
 		b.Receive() // START_REPLICATION
 		both, _ := (&pgproto3.CopyBothResponse{}).Encode(nil)
+		if deaf {
+			c.(*net.UnixConn).CloseRead()
+		}
 		c.Write(append(both, stream...)) // in one piece: the source may lose no byte of it
 		for {
 			if _, err := b.Receive(); err != nil {
@@ -156,4 +165,26 @@ func TestSource_ConfirmNeverBlocks(t *testing.T) {
 	pgtest.Eventually(t, 5*time.Second, "the newest values arrive", func() bool {
 		return c.Query(t, fmt.Sprintf("select replay_lsn = '%s' and flush_lsn = '%s' and backend_xmin = '701' from pg_stat_replication", end-5000, end)) == "t"
 	})
+}
+
+// TestSource_EndIsReadWithoutAnAnswer: a server that ends asks for a status
+// and closes; that nobody takes the status says nothing of why it ended.
+func TestSource_EndIsReadWithoutAnAnswer(t *testing.T) {
+	ask := append([]byte{'d', 0, 0, 0, 22, 'k'}, make([]byte, 16)...)
+	ask = append(ask, 1)
+	shutdown, err := (&pgproto3.CommandComplete{CommandTag: []byte("COPY 0")}).Encode(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := serve(t, append(ask, shutdown...), true)
+	s, err := walsource.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(t.Context(), &recorder{start: cfg.Start}); !errors.Is(err, walsource.ErrEnded) {
+		t.Errorf("Run: %v", err)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

@@ -149,9 +149,17 @@ func (t *listener) carry(ctx context.Context, c net.Conn) error {
 	if err != nil {
 		return err
 	}
+	return Forward(ctx, c, s.raw, t.cfg.Dial)
+}
+
+// Forward carries a client whose startup message somebody else has taken from
+// c: it dials the other end, Serve, as Listen does, hands it the message and
+// copies both ways until either side ends or ctx does. The client is told why
+// there is no server for it. c is the caller's to close.
+func Forward(ctx context.Context, c net.Conn, startup []byte, dial func(context.Context) (net.Conn, error)) error {
 	var far net.Conn
-	err = attend(ctx, c, func(ctx context.Context) (err error) {
-		far, err = t.cfg.Dial(ctx)
+	err := attend(ctx, c, func(ctx context.Context) (err error) {
+		far, err = dial(ctx)
 		return err
 	})
 	if far != nil {
@@ -166,7 +174,7 @@ func (t *listener) carry(ctx context.Context, c net.Conn) error {
 	}
 	allowStalls(far)
 	far.SetWriteDeadline(time.Now().Add(startupTime))
-	if _, err := far.Write(s.raw); err != nil {
+	if _, err := far.Write(startup); err != nil {
 		err = fmt.Errorf("pass the startup message on: %w", err)
 		lastWords(ctx, c, err)
 		return err

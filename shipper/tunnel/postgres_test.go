@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"understudy/shipper/tunnel"
 	"understudy/test/pgtest"
 )
 
@@ -253,6 +255,44 @@ func TestTunnel_Before(t *testing.T) {
 	defer c.Close(context.Background())
 	if ask(t, c, "SELECT 1"); calls.Load() != 1 {
 		t.Errorf("%d calls", calls.Load())
+	}
+}
+
+// TestForward_Postgres has somebody else take the startup message.
+func TestForward_Postgres(t *testing.T) {
+	pg := database(t)
+	r := overMemory(t, socketOf(pg), nil)
+	through := func(dial func(context.Context) (net.Conn, error)) (dir string) {
+		return filepath.Dir(fakeServer(t, func(c net.Conn) {
+			m, err := readPacket(c)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			packet, err := m.Encode(nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = tunnel.Forward(context.Background(), c, packet, dial) // the client says what came of it
+		}))
+	}
+	open := func(dir string) (*pgconn.PgConn, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%s user=postgres dbname=postgres sslmode=disable", dir, port))
+	}
+	c, err := open(through(r.listen.Dial))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	if got := ask(t, c, "SELECT session_user, current_database()"); got != "rewinder ours" {
+		t.Errorf("connected as %q", got)
+	}
+	_, err = open(through(func(context.Context) (net.Conn, error) { return nil, errors.New("nobody is primary") }))
+	if err == nil || !strings.Contains(err.Error(), "nobody is primary") {
+		t.Errorf("without another end: %v", err)
 	}
 }
 

@@ -1,7 +1,8 @@
 // Package tunnel carries one kind of PostgreSQL connection between two nodes:
 // a tool of a returning node, pg_rewind above all, reads from the new primary's
 // server through the daemons' own link. Listen is the end where the tool
-// connects, Serve the end where the server is. See DESIGN.md.
+// connects, Serve the end where the server is; Forward is for who has another
+// place where clients connect. See DESIGN.md.
 package tunnel
 
 import (

@@ -18,7 +18,7 @@ import (
 var (
 	wholeLine  = regexp.MustCompile(`^rmgr: (\S+)\s.*?, lsn: (\S+), prev \S+, desc: (.*)`)
 	blockPart  = regexp.MustCompile(`, blkref #(\d+): rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)( FPW)?`)
-	tuplesPart = regexp.MustCompile(`^MULTI_INSERT(?:\+INIT)? (\d+) tuples`)
+	tuplesPart = regexp.MustCompile(`^MULTI_INSERT(?:\+INIT)? (?:ntuples: )?(\d+)`)
 )
 
 // described is what pg_waldump says about one record.
@@ -169,7 +169,7 @@ func compareHeap(t *testing.T, r walfmt.Record, d described, seen map[string]int
 		rows = m[1]
 	}
 	if word == "TRUNCATE" {
-		m := regexp.MustCompile(`nrelids (\d+)`).FindStringSubmatch(d.desc)
+		m := regexp.MustCompile(`nrelids:? (\d+)`).FindStringSubmatch(d.desc)
 		if m == nil {
 			t.Fatal(d.desc)
 		}

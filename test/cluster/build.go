@@ -23,8 +23,12 @@ type program struct {
 var built, faulty = program{}, program{tags: "faultpoints"}
 
 // RunTests is for TestMain: it runs the tests and removes the binary that they
-// built. UNDERSTUDY_TEST_RACE=1 builds the daemon with the race detector.
+// built. UNDERSTUDY_TEST_RACE=1 builds the daemon with the race detector. The
+// PostgreSQL of UNDERSTUDY_PG_BINDIR is found by commands that look for one.
 func RunTests(m *testing.M) {
+	if d := os.Getenv("UNDERSTUDY_PG_BINDIR"); d != "" {
+		os.Setenv("PATH", d+string(os.PathListSeparator)+os.Getenv("PATH"))
+	}
 	code := m.Run()
 	for _, p := range []*program{&built, &faulty} {
 		if p.dir != "" {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -44,6 +45,21 @@ func BinDir(t testing.TB) string {
 
 func majorOf(path string) int {
 	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
+	return n
+}
+
+// Major is the major version of the binaries in BinDir.
+func Major(t testing.TB) int {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(BinDir(t), "postgres"), "--version").Output()
+	if err != nil {
+		t.Fatalf("postgres --version: %v", err)
+	}
+	_, v, _ := strings.Cut(string(out), "(PostgreSQL) ")
+	n, err := strconv.Atoi(v[:len(v)-len(strings.TrimLeft(v, "0123456789"))])
+	if err != nil {
+		t.Fatalf("postgres --version printed %q", out)
+	}
 	return n
 }
 
@@ -122,6 +138,8 @@ func New(t testing.TB, settings ...string) *Cluster {
 }
 
 // Init is New without the start. Settings that begin with "--" go to initdb.
+// Pages have checksums only where a test asks for them, whatever the version's
+// default.
 func Init(t testing.TB, settings ...string) *Cluster {
 	t.Helper()
 	d := Dir(t)
@@ -135,6 +153,9 @@ func Init(t testing.TB, settings ...string) *Cluster {
 		}
 		k, v, _ := strings.Cut(s, "=")
 		fmt.Fprintf(&conf, "%s = '%s'\n", k, strings.ReplaceAll(v, "'", "''"))
+	}
+	if Major(t) >= 18 && !slices.Contains(args, "--data-checksums") {
+		args = append(args, "--no-data-checksums")
 	}
 	c.Tool(t, "initdb", args...)
 	c.AppendConf(t, conf.String())

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"understudy/failover/pgctl"
 	"understudy/ledger/facts"
 	"understudy/shipper"
@@ -63,8 +65,26 @@ func (p *plane) Rewind(ctx context.Context, l pos.Lineage) error {
 	return err
 }
 
-// serveTunnel lets a returning node's pg_rewind read from this node's server,
-// as a role that may read files and nothing else.
+// toPrimary carries the connection with which the local standby reads the
+// primary's logical slots (sync_replication_slots) to the primary's server.
+func (n *Node) toPrimary(ctx context.Context, startup *pgproto3.StartupMessage, c net.Conn) error {
+	packet, err := startup.Encode(nil)
+	if err != nil {
+		return fmt.Errorf("pass the startup message on: %w", err)
+	}
+	return tunnel.Forward(ctx, c, packet, func(ctx context.Context) (net.Conn, error) {
+		st := n.ledger.State()
+		m, ok := st.Members[st.Primary.Store]
+		if !ok || st.Primary.Phase != facts.PhaseOpened || m.Store == n.spool.Store() {
+			return nil, errors.New("no primary is open whose slots could be read")
+		}
+		return shipper.Dial(ctx, n.net, m.Address, m.Name, shipper.PurposeTunnel)
+	})
+}
+
+// serveTunnel lets a returning node's pg_rewind, or a standby that keeps slots
+// like ours, read from this node's server, as a role that may read files and
+// what everybody may see.
 func (n *Node) serveTunnel(ctx context.Context, c net.Conn, peer link.Peer) error {
 	if n.server == nil {
 		return fmt.Errorf("%s asks for a server, but this node has none", peer.Node)
