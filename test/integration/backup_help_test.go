@@ -13,9 +13,15 @@ import (
 func guarded(t *testing.T) (*cluster.Group, *cluster.Place) {
 	t.Helper()
 	g := healthy(t, cluster.WithPolicy("failover: manual\n"+cluster.QuietBackups))
+	makeCounted(t, g)
+	return g, g.AddPlace(t, g.Backup, "disk")
+}
+
+// makeCounted makes the tables of count.
+func makeCounted(t *testing.T, g *cluster.Group) {
+	t.Helper()
 	g.Main.Exec(t, "create table counted (id bigint primary key, pad text); create table buckets (id int primary key, n bigint);"+
 		"insert into buckets select i, 0 from generate_series(0, 99) i")
-	return g, g.AddPlace(t, g.Backup, "disk")
 }
 
 // count writes n more rows, each with a count of it that must agree, in one

@@ -60,12 +60,10 @@ func (b *backupTrouble) fails(t *testing.T, sentence string, fail, repair func()
 	count(t, b.g, 50)
 	b.disk.WaitLog(t)
 	key := "location-" + b.small.Name
-	st := b.g.WaitStatus(t, 40*time.Second, "the incident "+key, func(s cluster.Status) bool { return standing(s, key) != "" })
+	st := b.g.WaitStatus(t, 60*time.Second, "the incident "+key, func(s cluster.Status) bool { return standing(s, key) != "" })
 	text := standing(st, key)
 	t.Log(text)
-	if !strings.Contains(text, "location small") || !strings.Contains(text, sentence) || strings.Contains(text, "\n") || len(text) > 400 {
-		t.Errorf("the incident says %q, want one sentence with %q", text, sentence)
-	}
+	b.oneSentence(t, text, sentence)
 	if other := standing(st, "location-"+b.disk.Name); other != "" {
 		t.Errorf("the other location has an incident, too: %s", other)
 	}
@@ -84,6 +82,21 @@ func (b *backupTrouble) fails(t *testing.T, sentence string, fail, repair func()
 	b.g.WaitSet(t, 40*time.Second, set.Label+" at both", func(s cluster.Set) bool { return s.Label == set.Label && s.At(b.small.Name).Restorable })
 	cluster.SameSet(t, b.disk, b.small, set.Label)
 	sameAs(t, b.small, b.first.Label, b.g.Primary(t).Query(t, counted))
+}
+
+// oneSentence checks what an incident about the location that fails says: its
+// name once, an object's at most once, and no name of a temporary file.
+func (b *backupTrouble) oneSentence(t *testing.T, text, sentence string) {
+	t.Helper()
+	if !strings.Contains(text, sentence) || strings.Contains(text, "\n") || len(text) > 400 {
+		t.Errorf("the incident says %q, want one sentence with %q", text, sentence)
+	}
+	if n := strings.Count(text, "location "+b.small.Name); n != 1 {
+		t.Errorf("the incident names the location %d times: %s", n, text)
+	}
+	if strings.Count(text, "test/postgres/") > 1 || strings.Contains(text, ".tmp") || strings.Contains(text, ".uploads") || strings.Contains(text, ".part") {
+		t.Errorf("the incident names files: %s", text)
+	}
 }
 
 // killed loses the daemon that takes a backup: its job is lost, the next one

@@ -58,14 +58,27 @@ func (o Opener) Open(name string, p facts.LocationPolicy) (location.Location, er
 	if p.ThrottleBytes > 0 {
 		loc = location.Throttled(loc, func() int64 { return p.ThrottleBytes })
 	}
-	if p.EncryptTo == "" {
-		return loc, nil
+	if p.EncryptTo != "" {
+		sealed, err := o.sealed(loc, p)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("location %s: %w", name, err), loc.Close())
+		}
+		loc = sealed
 	}
-	sealed, err := o.sealed(loc, p)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("location %s: %w", name, err), loc.Close())
+	return location.Named(loc, name, whereOf(p)), nil
+}
+
+// whereOf is where an operator finds what a location is about.
+func whereOf(p facts.LocationPolicy) string {
+	switch {
+	case p.Kind == facts.LocationSFTP:
+		return p.User + "@" + p.Address + ":" + p.Path
+	case p.Kind == facts.LocationS3:
+		return "bucket " + p.Bucket + " of " + endpointOf(p.Endpoint)
+	case p.Node != "":
+		return p.Path + " on " + p.Node
 	}
-	return sealed, nil
+	return p.Path
 }
 
 func (o Opener) bare(name string, p facts.LocationPolicy) (location.Location, error) {

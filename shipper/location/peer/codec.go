@@ -269,7 +269,7 @@ func codes() []struct {
 
 // failure is the frame that tells of err.
 func failure(err error) message {
-	m := message{kind: kindFail, code: 1, key: err.Error()}
+	m := message{kind: kindFail, code: 1, key: location.Cause(err, "")}
 	for _, c := range codes() {
 		if errors.Is(err, c.err) {
 			m.code = c.code

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"regexp"
 	"sync"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -280,17 +281,16 @@ func (u *upload) commit(ctx context.Context) (string, error) {
 // complete joins the parts. The answer to a first try may have been lost: then
 // the parts are gone and the object is there.
 func (u *upload) complete(ctx context.Context, list []minio.CompletePart) (etag string, err error) {
-	tried := false
+	var before error // of the try before
 	err = u.l.again(ctx, func() error {
-		again := tried
-		tried = true
 		done, err := u.l.core.CompleteMultipartUpload(ctx, u.l.cfg.Bucket, u.l.object(u.key), u.id, list, minio.PutObjectOptions{})
-		if again && isNoUpload(err) {
+		if before != nil && isNoUpload(err) {
 			if i, _, statErr := u.l.stat(ctx, u.key); statErr == nil && i.Size == u.done {
 				return nil
 			}
+			return before // what has taken the parts away says more
 		}
-		etag = done.ETag
+		etag, before = done.ETag, err
 		return err
 	})
 	return etag, err
@@ -329,10 +329,18 @@ func (u *upload) end() {
 	u.cur.free()
 }
 
+// lastTry bounds the tidying after a failure because the server was not
+// reached: the caller waits to tell of it, and what stays is swept or taken up.
+const lastTry = 3 * time.Second
+
 // lastContext is for what is to be done although the upload's context may have
 // ended.
 func (u *upload) lastContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(u.ctx), 2*u.l.cfg.Patience)
+	most := 2 * u.l.cfg.Patience
+	if errors.Is(u.failure(), location.ErrUnreachable) {
+		most = min(most, lastTry)
+	}
+	return context.WithTimeout(context.WithoutCancel(u.ctx), most)
 }
 
 // Suspend implements location.Upload. The bytes of a part that is not full are

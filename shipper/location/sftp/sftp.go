@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -324,19 +325,34 @@ func (l *Location) explain(c *conn, err error, writes bool) error {
 		return fmt.Errorf("%w: permission denied", location.ErrRefused)
 	case isLost(err):
 		return c.lost(err)
-	case !writes || !isFailure(err) || !c.statvfs:
+	case !writes || !isFailure(err):
 		return err
+	}
+	return l.explainFailure(c, err)
+}
+
+// saysFull are the words of servers that name the reason of a failure.
+var saysFull = regexp.MustCompile(`(?i)quota|no space left`)
+
+// explainFailure is explain for a write that failed without a code of its own.
+func (l *Location) explainFailure(c *conn, err error) error {
+	if saysFull.MatchString(err.Error()) {
+		return fmt.Errorf("%w: %w", location.ErrNoSpace, err)
+	}
+	const unknown = "the server fails and does not say why, full or over quota?"
+	if !c.statvfs {
+		return fmt.Errorf("%s It cannot be asked for its room: %w", unknown, err)
 	}
 	v, statErr := c.sftp.StatVFS(l.cfg.Root)
 	switch {
 	case statErr != nil:
-		return err
+		return fmt.Errorf("%s It does not say its room either: %w", unknown, err)
 	case v.Flag&1 != 0:
 		return fmt.Errorf("%w: its file system is mounted so", location.ErrReadOnly)
 	case v.Frsize*v.Bavail < tinySpace, v.Files > 0 && v.Favail == 0:
 		return fmt.Errorf("%w: %d bytes and %d files free", location.ErrNoSpace, v.Frsize*v.Bavail, v.Favail)
 	}
-	return err
+	return fmt.Errorf("%s Its file system has %d of %d bytes and %d files free: %w", unknown, v.Frsize*v.Bavail, v.Frsize*v.Blocks, v.Favail, err)
 }
 
 // isFailure tells whether the server failed without saying why.

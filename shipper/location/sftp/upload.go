@@ -432,10 +432,18 @@ func (u *upload) end() {
 	})
 }
 
+// lastTry bounds the tidying after a failure because the server was not
+// reached: the caller waits to tell of it, and what stays is swept or taken up.
+const lastTry = 3 * time.Second
+
 // lastContext is for what is to be done although the upload's context may have
 // ended.
 func (u *upload) lastContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(u.ctx), 2*u.l.cfg.patience())
+	most := 2 * u.l.cfg.patience()
+	if errors.Is(u.failure(), location.ErrUnreachable) {
+		most = min(most, lastTry)
+	}
+	return context.WithTimeout(context.WithoutCancel(u.ctx), most)
 }
 
 // Suspend implements location.Upload.
