@@ -23,8 +23,12 @@ const (
 // Policy is what the operator decided about the work on backups. A zero time
 // or Schedule switches off what it is about.
 type Policy struct {
-	Schedule Schedule // of full backups
+	Schedule Schedule // of backups
 	From     Source
+	// Incremental: what the schedule asks for is built on the newest set, as long
+	// as the newest full one is not older than FullEvery.
+	Incremental bool
+	FullEvery   time.Duration
 	// MaxLagBytes is how far behind a standby may be to be backed up; zero is
 	// no limit.
 	MaxLagBytes uint64
@@ -148,7 +152,18 @@ type Request struct {
 	// Location and Label narrow a verify or prune; empty is the first that fits.
 	Location string
 	Label    string
+	// Form is that of a backup; empty leaves the choice to the policy.
+	Form Form
 }
+
+// Form is what a backup is made of.
+type Form string
+
+// The forms of a backup.
+const (
+	Full        Form = "full"
+	Incremental Form = "incremental"
+)
 
 // Input is all that a decision depends on.
 type Input struct {
@@ -179,7 +194,7 @@ const (
 	Raise OrderKind = "raise"
 )
 
-// Cause is why a full backup is taken.
+// Cause is why a backup is taken.
 type Cause string
 
 // The causes, in the order in which they are looked at.
@@ -208,14 +223,16 @@ type Order struct {
 	Node      string
 	Locations []string // a Begin of a full backup can have several
 	Label     string
-	Log       []catalog.Stretch // what a fill copies, when it has no label
-	Cause     Cause
-	Request   string // that it answers
-	Due       time.Time
-	Attempt   int      // 1 is the first
-	Key       string   // of Raise
-	Severity  Severity // of Raise
-	Why       string
+	// Parent is the set that a backup is built on; empty for a full one.
+	Parent   string
+	Log      []catalog.Stretch // what a fill copies, when it has no label
+	Cause    Cause
+	Request  string // that it answers
+	Due      time.Time
+	Attempt  int      // 1 is the first
+	Key      string   // of Raise
+	Severity Severity // of Raise
+	Why      string
 }
 
 // Decide says what is to be done now. It is asked again whenever something has

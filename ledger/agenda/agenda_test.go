@@ -49,7 +49,7 @@ func brief(orders []agenda.Order) string {
 	var out []string
 	for _, o := range orders {
 		var w []string
-		for _, s := range []string{string(o.Kind), string(o.Job), o.ID, o.Node, strings.Join(o.Locations, ","), o.Label, string(o.Cause), o.Key, string(o.Severity)} {
+		for _, s := range []string{string(o.Kind), string(o.Job), o.ID, o.Node, strings.Join(o.Locations, ","), o.Label, o.Parent, string(o.Cause), o.Key, string(o.Severity)} {
 			if s != "" {
 				w = append(w, s)
 			}

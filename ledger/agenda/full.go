@@ -10,7 +10,7 @@ import (
 	"understudy/shipper/catalog"
 )
 
-// backups orders a full backup if one is due, never a second one.
+// backups orders a backup if one is due, never a second one.
 func (a *agenda) backups() {
 	h := a.past(func(j Job) bool { return j.Kind == JobFull })
 	a.complain(h, "backup-failed", "the backup")
@@ -36,6 +36,10 @@ func (a *agenda) backups() {
 		if n, _ := a.node(node); a.reaches(n, l) {
 			o.Locations = append(o.Locations, l.Name)
 		}
+	}
+	if o.Parent = a.parent(o, h); o.Parent == "" && a.form(o) == Incremental {
+		a.raise("backup-parent", Error, "no incremental backup can be taken: no sound set of this history has a whole copy at a location that takes it")
+		return
 	}
 	a.order(o)
 }

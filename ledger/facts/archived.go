@@ -28,6 +28,9 @@ func (t *tx) recordArchived(c *RecordArchived) *refusal {
 	if r := t.mayArchive(c); r != nil {
 		return r
 	}
+	if r := stale("log at "+c.Location, c.Removals, t.s.Backups.LogRemovals[c.Location]); r != nil {
+		return r
+	}
 	cat, r := t.profile(c.Profile)
 	if r != nil {
 		return r
@@ -227,6 +230,7 @@ func (t *tx) removeWAL(c *RemoveWAL) *refusal {
 	t.setPruning(cat.Profile, c.Location, pruning)
 	t.putCatalog(withoutWAL(cat, c.Location, c.Ranges))
 	t.s.Backups.Removals++
+	t.countRemoval(c.Location)
 	t.event("wal-removing", j.Store, SeverityInfo, "log is deleted at %s: %s", c.Location, describe(c.Ranges))
 	return nil
 }
@@ -281,6 +285,13 @@ func (t *tx) mayGoWAL(cat catalog.Catalog, c *RemoveWAL) *refusal {
 	return nil
 }
 
+// countRemoval makes what was said of a location's log before old: it may name
+// log that is being deleted, or was deleted meanwhile.
+func (t *tx) countRemoval(location string) {
+	all := t.s.Backups.LogRemovals
+	t.s.Backups.LogRemovals = with(all, location, all[location]+1)
+}
+
 func (t *tx) setPruning(profile, location string, ranges []WALRange) {
 	all := t.s.Backups.Pruning
 	inner := with(all[profile], location, ranges)
@@ -304,6 +315,7 @@ func (t *tx) walGone(j Job, c *RemoveWAL) *refusal {
 		return nil
 	}
 	t.setPruning(j.Profile, c.Location, left)
+	t.countRemoval(c.Location)
 	t.event("wal-gone", j.Store, SeverityInfo, "log was deleted at %s: %s", c.Location, describe(c.Ranges))
 	return nil
 }

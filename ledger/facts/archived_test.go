@@ -230,3 +230,41 @@ func TestDecode_OlderThanBackups(t *testing.T) {
 		t.Errorf("%+v", l.s.Audit)
 	}
 }
+
+// What was looked at before log was removed is not believed afterwards, whether
+// the removal is under way or over: the feeder would claim log that is gone, or
+// call missed what nobody wants.
+func TestApply_RecordArchivedAfterARemoval(t *testing.T) {
+	for name, over := range map[string]bool{"Begun": false, "Over": true} {
+		t.Run(name, func(t *testing.T) {
+			l := depot(t)
+			l.must(archived(l, "a", span(100, 400)), archived(l, "b", span(100, 400)))
+			old, gap, fill := archived(l, "a", span(100, 500)), archived(l, "a"), archived(l, "a", span(150, 250))
+			gap.RecordArchived.Gaps = []catalog.Gap{{Timeline: 1, From: 100, To: 200, Cause: "the spool was full"}}
+			fill.RecordArchived.Store, fill.RecordArchived.Job = "", ref("f")
+			other := archived(l, "b", span(400, 500))
+			l.must(beginJob(l, "f", facts.JobFill, "", "a"), beginJob(l, "p", facts.JobPrune, "", "a"))
+			gone := facts.RemoveWAL{Job: ref("p"), Location: "a", Ranges: []facts.WALRange{{Timeline: 1, From: 100, To: 300}}}
+			l.must(facts.Command{RemoveWAL: &gone})
+			between := archived(l, "a", span(150, 250))
+			between.RecordArchived.Store, between.RecordArchived.Job = "", ref("f")
+			if over {
+				done := gone
+				done.Gone = true
+				l.must(facts.Command{RemoveWAL: &done})
+				// A fill that was begun during the removal may have lost what it brought.
+				l.want(facts.CodeStaleVersion, between)
+			} else {
+				l.want(facts.CodeRemoving, between)
+			}
+			for _, c := range []facts.Command{old, gap, fill} {
+				l.want(facts.CodeStaleVersion, c)
+			}
+			l.must(other) // nothing was removed there
+			l.must(archived(l, "a", span(400, 500)))
+			if p := cat(t, l.s).Places["a"]; len(p.WAL) != 1 || p.WAL[0].From != 300 || p.WAL[0].To != 500 || len(p.Gaps) != 0 {
+				t.Errorf("%+v", p)
+			}
+		})
+	}
+}

@@ -60,11 +60,12 @@ type CancelJob struct {
 }
 
 // LoseJobs ends the running jobs of a store, except those of the run Keep of
-// its daemon. A daemon says it of itself when it starts, the leader of a node
-// that is gone (with Keep empty).
+// its daemon, or only the job ID if that is set. A daemon says it of itself when
+// it starts, the leader of a job whose node is gone, or that does not end.
 type LoseJobs struct {
 	Store string `json:"store"`
 	Keep  string `json:"keep,omitempty"`
+	ID    string `json:"id,omitempty"`
 	Why   string `json:"why"`
 }
 
@@ -131,6 +132,9 @@ type RecordArchived struct {
 	Job      JobRef         `json:"job,omitzero"` // a fill
 	Spans    []catalog.Span `json:"spans,omitempty"`
 	Gaps     []catalog.Gap  `json:"gaps,omitempty"`
+	// Removals is Backups.LogRemovals of the location when what is reported was
+	// looked at: log that was removed since may be in it.
+	Removals uint64 `json:"removals,omitempty"`
 }
 
 // CloseGap forgets a gap: one that is filled, or with GivenUp one that will

@@ -118,6 +118,11 @@ type BackupPolicy struct {
 	// Extra are files and folders that go into every set besides the database:
 	// absolute, shell patterns, separated by blanks.
 	Extra string `json:"extra,omitempty"`
+	// Incremental: what the schedule asks for between two full backups is built on
+	// the newest set, where the server can do that. FullEvery is the time between
+	// full ones; 0 = DefaultFullEvery.
+	Incremental bool          `json:"incremental,omitempty"`
+	FullEvery   time.Duration `json:"full_every_ns,omitempty"`
 	// TimeLimit cancels jobs that run longer; 0 = none.
 	TimeLimit time.Duration `json:"time_limit_ns,omitempty"`
 	// MarkerEvery is the longest time without a moment to restore to; 0 = off.
@@ -135,12 +140,16 @@ type BackupPolicy struct {
 	RateBytes int64 `json:"rate_bytes,omitempty"`
 }
 
+// DefaultFullEvery is the time between full backups in a policy that does not
+// say it.
+const DefaultFullEvery = 7 * 24 * time.Hour
+
 // DefaultBackup is the policy of backups of a group that was given none.
 func DefaultBackup() BackupPolicy {
 	return BackupPolicy{
 		Schedule: "daily 02:30", TimeZone: "UTC", From: SourceStandby, Level: LevelDefault,
 		TimeLimit: 24 * time.Hour, MarkerEvery: 15 * time.Minute, RetryCount: 10, RetryInterval: 30 * time.Minute,
-		VerifyEvery: 7 * 24 * time.Hour, DrillSchedule: ScheduleOff, PruneAt: "04:00",
+		FullEvery: DefaultFullEvery, VerifyEvery: 7 * 24 * time.Hour, DrillSchedule: ScheduleOff, PruneAt: "04:00",
 	}
 }
 
@@ -150,7 +159,11 @@ func (p Policy) Backups() BackupPolicy {
 	if p.Backup == (BackupPolicy{}) {
 		return DefaultBackup()
 	}
-	return p.Backup
+	b := p.Backup
+	if b.FullEvery == 0 { // of a ledger older than the key
+		b.FullEvery = DefaultFullEvery
+	}
+	return b
 }
 
 // WithLocation is the policy with another entry for a location.

@@ -239,6 +239,7 @@ func (p Policy) validateBackup() error {
 		{"backup.marker_every", b.MarkerEvery, 10 * time.Second, day, true},
 		{"backup.retry_interval", b.RetryInterval, time.Second, day, false},
 		{"backup.verify_every", b.VerifyEvery, time.Hour, 366 * day, true},
+		{"backup.full_every", b.FullEvery, time.Hour, 366 * day, false},
 	} {
 		if d.off && d.v == 0 {
 			continue

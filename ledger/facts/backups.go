@@ -19,7 +19,7 @@ type JobKind string
 
 // The kinds of jobs.
 const (
-	JobBackup  JobKind = "backup"  // takes a full set
+	JobBackup  JobKind = "backup"  // takes a set
 	JobVerify  JobKind = "verify"  // proves the contents of stored sets
 	JobRestore JobKind = "restore" // builds a data directory
 	JobDrill   JobKind = "drill"   // restores into a scratch server and compares
@@ -57,8 +57,11 @@ type Job struct {
 	State   JobState `json:"state"`
 	// Lease names the run of the daemon that carries the job: a daemon that
 	// restarts has another one, and the job is lost.
-	Lease     string   `json:"lease"`
-	Label     string   `json:"label,omitempty"` // of the set that it is about
+	Lease string `json:"lease"`
+	Label string `json:"label,omitempty"` // of the set that it is about
+	// Parent is the set that a backup is to be built on; "" for a full one. The
+	// node takes a full one when that is not possible.
+	Parent    string   `json:"parent,omitempty"`
 	Locations []string `json:"locations,omitempty"`
 	Why       string   `json:"why"`
 	// Target is what a drill is to restore, as catalog.Parse reads it; "" leaves
@@ -131,6 +134,9 @@ type Backups struct {
 	// Removals counts what was taken out of the catalogs: a plan that rests on
 	// an older count may rest on what is gone.
 	Removals uint64 `json:"removals,omitempty"`
+	// LogRemovals counts by location how often the removal of log began or
+	// ended there.
+	LogRemovals map[string]uint64 `json:"log_removals,omitempty"`
 	// Pruning is log that is out of a catalog and may still lie at a location,
 	// by profile and location.
 	Pruning map[string]map[string][]WALRange `json:"pruning,omitempty"`
@@ -282,7 +288,7 @@ func (s State) inUse(profile, label string) (Job, bool) {
 		if j.Profile != profile || j.Kind == JobPrune {
 			continue
 		}
-		if (j.Label == label || slices.Contains(j.Uses.Labels, label)) && (found.ID == "" || j.ID < found.ID) {
+		if (j.Label == label || j.Parent == label || slices.Contains(j.Uses.Labels, label)) && (found.ID == "" || j.ID < found.ID) {
 			found = j
 		}
 	}

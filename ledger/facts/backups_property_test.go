@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -31,6 +32,12 @@ func drawBackup(t *rapid.T, l *lab) facts.Command {
 			n = int(j.Label[len(j.Label)-2] - '0')
 		}
 		set := rapid.SampledFrom([]func(int) catalog.Set{running, whole}).Draw(t, "state")(n)
+		if j, ok := l.s.Job(id); ok && j.Kind == facts.JobBackup {
+			set.Label, set.Parent = j.Label, j.Parent
+		}
+		if rapid.IntRange(0, 5).Draw(t, "instead") == 0 && set.Parent != "" {
+			set.Label, set.Parent = label(n), ""
+		}
 		set.Damaged = set.State == catalog.SetComplete && rapid.IntRange(0, 5).Draw(t, "damaged") == 0
 		return recordSet(id, set)
 	case 6, 7:
@@ -38,12 +45,20 @@ func drawBackup(t *rapid.T, l *lab) facts.Command {
 		if j := l.s.Backups.Jobs[id]; j.Kind == facts.JobBackup {
 			n = int(j.Label[len(j.Label)-2] - '0')
 		}
-		return recordCopy(id, label(n), drawPlace(t, l, id, location), rapid.SampledFrom([]catalog.CopyState{catalog.CopyComplete, catalog.CopyComplete, catalog.CopyWriting, catalog.CopyDamaged}).Draw(t, "copy"))
+		name := label(n)
+		if j := l.s.Backups.Jobs[id]; j.Kind == facts.JobBackup {
+			name = j.Label
+		}
+		return recordCopy(id, name, drawPlace(t, l, id, location), rapid.SampledFrom([]catalog.CopyState{catalog.CopyComplete, catalog.CopyComplete, catalog.CopyWriting, catalog.CopyDamaged}).Draw(t, "copy"))
 	case 8, 9, 10:
 		return archived(l, location, span(from, to))
 	case 11, 12, 13:
 		id := drawJob(t, l, facts.JobPrune)
-		return removeCopy(id, label(n), drawPlace(t, l, id, location), rapid.IntRange(0, 3).Draw(t, "gone") == 0)
+		name := label(n)
+		if sets := slices.Sorted(maps.Keys(l.s.Backups.Catalogs[pg].Sets)); len(sets) > 0 {
+			name = rapid.SampledFrom(sets).Draw(t, "to go")
+		}
+		return removeCopy(id, name, drawPlace(t, l, id, location), rapid.IntRange(0, 3).Draw(t, "gone") == 0)
 	case 14, 15:
 		id := drawJob(t, l, facts.JobPrune)
 		if rapid.Bool().Draw(t, "between sets") {
@@ -108,6 +123,12 @@ func drawBegin(t *rapid.T, l *lab, location string, floor pos.LSN) facts.Command
 	switch {
 	case kind == facts.JobBackup:
 		j.Label = label(rapid.IntRange(1, 6).Draw(t, "new"))
+		if len(sets) > 0 && rapid.Bool().Draw(t, "incremental") {
+			j.Parent = rapid.SampledFrom(sets).Draw(t, "parent")
+			if rapid.Bool().Draw(t, "labelled") {
+				j.Label = strings.TrimSuffix(j.Label, "F") + "I"
+			}
+		}
 	case kind == facts.JobRestore && len(sets) > 0:
 		j.Uses.Labels = []string{rapid.SampledFrom(sets).Draw(t, "use")}
 		j.Uses.Floor = floor
@@ -204,6 +225,12 @@ func jobsHold(t *rapid.T, before, after facts.State, c facts.Command) {
 func restorable(s facts.State, set catalog.Set) bool {
 	if set.State != catalog.SetComplete || copies(set) == 0 {
 		return false
+	}
+	all := s.Backups.Catalogs[pg].Sets
+	for under := set.Parent; under != ""; under = all[under].Parent {
+		if all[under].State != catalog.SetComplete || copies(all[under]) == 0 {
+			return false
+		}
 	}
 	for at := set.Start; at < set.End; at++ {
 		held := false

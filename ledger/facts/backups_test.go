@@ -67,7 +67,8 @@ func recordCopy(id, set, location string, state catalog.CopyState) facts.Command
 }
 
 func archived(l *lab, location string, spans ...catalog.Span) facts.Command {
-	return facts.Command{RecordArchived: &facts.RecordArchived{Profile: pg, Location: location, Store: l.s.Backups.Feeders[location], Spans: spans}}
+	return facts.Command{RecordArchived: &facts.RecordArchived{Profile: pg, Location: location, Store: l.s.Backups.Feeders[location], Spans: spans,
+		Removals: l.s.Backups.LogRemovals[location]}}
 }
 
 func span(from, to pos.LSN) catalog.Span { return catalog.Span{Timeline: 1, From: from, To: to} }
@@ -216,7 +217,7 @@ func TestApply_LostJobsCannotSpeak(t *testing.T) {
 	wrong := recordSet("j", running(1))
 	wrong.RecordSet.Job.Lease = "run2"
 	l.want(facts.CodeNotYourJob, wrong)
-	l.must(facts.Command{LoseJobs: &facts.LoseJobs{Store: "A", Keep: "run1"}}, facts.Command{LoseJobs: &facts.LoseJobs{Store: "B"}})
+	l.must(facts.Command{LoseJobs: &facts.LoseJobs{Store: "A", ID: "none"}}, facts.Command{LoseJobs: &facts.LoseJobs{Store: "A", Keep: "run1"}}, facts.Command{LoseJobs: &facts.LoseJobs{Store: "B"}})
 	if len(l.s.Backups.Jobs) != 1 {
 		t.Fatal("a living job was lost")
 	}

@@ -51,6 +51,9 @@ type Found struct {
 	Group  Group  `json:"group"`
 	Member Member `json:"member"`
 	Policy Policy `json:"policy"`
+	// Lineage is the history of a database that is older than the group, by
+	// epochs of generation zero, which no group gives out. Empty for a new one.
+	Lineage pos.Lineage `json:"lineage,omitempty"`
 }
 
 // AddMember admits a node without a WAL vote and without a base, whatever

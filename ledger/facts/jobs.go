@@ -62,7 +62,7 @@ func (t *tx) beginJob(c *BeginJob) *refusal {
 		return r
 	}
 	j := c.Job
-	if len(j.Uses.Labels) > 0 || j.Uses.Floor != 0 {
+	if len(j.Uses.Labels) > 0 || j.Uses.Floor != 0 || j.Parent != "" {
 		if r := stale("catalog", c.Removals, t.s.Backups.Removals); r != nil {
 			return r
 		}
@@ -130,6 +130,8 @@ func checkJob(j Job) *refusal {
 		return refuse(CodeBadCommand, "attempt %d of a job is out of range", j.Attempt)
 	case j.Label != "" && !setLabel.MatchString(j.Label):
 		return refuse(CodeBadCommand, "%q is no label of a set", clip(j.Label))
+	case j.Parent != "" && (j.Kind != JobBackup || !setLabel.MatchString(j.Parent)):
+		return refuse(CodeBadCommand, "a %s is not built on %q", j.Kind, clip(j.Parent))
 	}
 	return nil
 }
@@ -166,6 +168,9 @@ func (t *tx) jobLabel(j Job, c catalog.Catalog) *refusal {
 		}
 	}
 	labels := j.Uses.Labels
+	if j.Parent != "" {
+		labels = append(slices.Clone(labels), j.Parent)
+	}
 	if j.Label != "" && j.Kind != JobBackup {
 		labels = append(slices.Clone(labels), j.Label)
 	}
@@ -262,6 +267,15 @@ func (t *tx) restorable(j Job) *refusal {
 	case !hasLog(c, set):
 		return refuse(CodeNotComplete, "no location has all the log from %s to %s that set %s needs yet", set.Start, set.End, j.Label)
 	}
+	chain, err := c.Chain(j.Label)
+	if err != nil {
+		return refuse(CodeNotComplete, "set %s %v", j.Label, err)
+	}
+	for _, label := range chain {
+		if under := c.Sets[label]; under.State != catalog.SetComplete || completeCopies(under, "") == 0 {
+			return refuse(CodeNotComplete, "set %s is built on %s, of which no location has a whole copy", j.Label, label)
+		}
+	}
 	return nil
 }
 
@@ -313,7 +327,9 @@ func (t *tx) loseJobs(c *LoseJobs) *refusal {
 	if len(c.Why) > maxTextBytes {
 		return refuse(CodeBadCommand, "the reason has at most %d bytes", maxTextBytes)
 	}
-	t.lose(func(j Job) bool { return j.Store == c.Store && (c.Keep == "" || j.Lease != c.Keep) }, c.Why)
+	t.lose(func(j Job) bool {
+		return j.Store == c.Store && (c.Keep == "" || j.Lease != c.Keep) && (c.ID == "" || j.ID == c.ID)
+	}, c.Why)
 	return nil
 }
 

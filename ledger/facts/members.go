@@ -2,9 +2,12 @@ package facts
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"unicode"
+
+	"understudy/shipper/pos"
 )
 
 // setMember replaces or adds a member, without writing to the input's map.
@@ -82,6 +85,9 @@ func (t *tx) found(c *Found) *refusal {
 	if m.JoinedAt.IsZero() {
 		m.JoinedAt = t.c.At
 	}
+	if r := checkPast(c.Lineage); r != nil {
+		return r
+	}
 	g := c.Group
 	if g.FoundedAt.IsZero() {
 		g.FoundedAt = t.c.At
@@ -90,7 +96,25 @@ func (t *tx) found(c *Found) *refusal {
 	t.setMember(m)
 	t.s.Voters = Voters{Version: 1, Stores: []string{m.Store}, Confirmed: 1}
 	t.s.Primary = Primaryship{Version: 1, Phase: PhaseNone}
+	if len(c.Lineage) > 0 {
+		t.s.Lineage, t.s.LastTimeline = c.Lineage, c.Lineage.Last().Timeline
+		t.noteTimelines()
+	}
 	t.event("founded", m.Store, SeverityInfo, "group %s founded by %s", g.Name, m.Name)
+	return nil
+}
+
+// checkPast refuses what is no history of a database before its group.
+func checkPast(l pos.Lineage) *refusal {
+	last := l.Last()
+	switch err := l.Validate(); {
+	case err != nil:
+		return refuse(CodeBadCommand, "the database's history is %s", err)
+	case len(l) > maxTimelines || last.Timeline > math.MaxUint32-2*maxTimelines:
+		return refuse(CodeTooMany, "the database's history has %d timelines up to %d, too many", len(l), last.Timeline)
+	case last.Epoch.Gen >= firstEpoch().Gen:
+		return refuse(CodeBadCommand, "epoch %s is not from before the group", last.Epoch)
+	}
 	return nil
 }
 

@@ -339,7 +339,7 @@ func (t *tx) openChange() {
 	o := t.s.Order
 	t.letIn(o)
 	t.s.Order, t.s.Early = nil, nil
-	if o != nil && o.To != p.Store {
+	if o != nil && (o.To != p.Store || o.Kind == OrderRestore && !o.Reformed) {
 		t.event("order-over", o.To, SeverityWarning, "the %s to %s did not succeed: %s opened instead", o.Kind, t.s.NameOf(o.To), p.Node)
 	}
 }

@@ -347,6 +347,7 @@ func (t *tx) forgetPlace(name string) {
 		t.putCatalog(c)
 		t.setPruning(profile, name, nil)
 	}
+	t.countRemoval(name)
 	t.s.Backups.Removals++
 	text := fmt.Sprintf("location %s is not part of the group any more", name)
 	if lost > 0 {

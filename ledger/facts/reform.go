@@ -48,7 +48,7 @@ func (t *tx) reform(c *Reform) *refusal {
 		return refuse(CodeBadCommand, "the old state breaks its own rules, or the statement has more than %d bytes", maxTextBytes)
 	case !plain(c.LedgerID) || c.LedgerID == old.Group.LedgerID:
 		return refuse(CodeBadCommand, "a group that is formed anew needs a new ledger id")
-	case m.Kind != KindData || !m.Seeded:
+	case m.Kind != KindData || !m.Seeded && c.Restored == nil:
 		return refuse(CodeNotSeeded, "%s cannot be primary: it has no complete base", m.Name)
 	case old.Primary.Epoch.Gen == math.MaxUint32 || old.LastTimeline > math.MaxUint32-2*skippedTimelines:
 		return refuse(CodeEpochsExhausted, "generation %d has no successor", old.Primary.Epoch.Gen)
@@ -65,7 +65,7 @@ func (t *tx) reform(c *Reform) *refusal {
 	t.s.Version = old.Version
 	t.s.Group.LedgerID = c.LedgerID
 	t.retireAllBut(c.Store)
-	m.LedgerVoter = true
+	m.LedgerVoter, m.Seeded = true, true // what was restored is complete, whatever was there before
 	t.s.Members = map[string]Member{m.Store: m}
 	t.s.MembersVersion++
 	v := old.Voters.Version + 1

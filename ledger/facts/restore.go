@@ -138,12 +138,8 @@ func (t *tx) withdrawRestore(o *Order) *refusal {
 	case RestoreFinal:
 		return refuse(CodeOrderStands, "%s was restored and goes on in a ledger of its own; this one is over", t.s.NameOf(o.To))
 	case RestoreRewriting:
-		others := slices.ContainsFunc(t.s.Voters.Stores, func(store string) bool {
-			m := t.s.Members[store]
-			return store != o.To && m.Kind == KindData && m.Seeded
-		})
-		if !others {
-			return refuse(CodeNotSeeded, "no other node has a database; the restore of %s has to be finished", t.s.NameOf(o.To))
+		if !t.couldGoOn(o.To) {
+			return refuse(CodeNotSeeded, "no other node has reported a database that could go on; start the others, or let %s finish the restore", t.s.NameOf(o.To))
 		}
 		if m, ok := t.s.Members[o.To]; ok {
 			m.Seeded = false
@@ -152,6 +148,21 @@ func (t *tx) withdrawRestore(o *Order) *refusal {
 		}
 	}
 	return nil
+}
+
+// couldGoOn tells whether somebody but a store has reported a database with which
+// the group can go on. One that was opened for writing cannot be given what it
+// lacks, nor go back behind what it has.
+func (t *tx) couldGoOn(without string) bool {
+	fence := t.s.Primary.Fence
+	return slices.ContainsFunc(t.s.Voters.Stores, func(store string) bool {
+		m := t.s.Members[store]
+		f, reported := fence[store]
+		if store == without || m.Kind != KindData || !m.Seeded || !reported {
+			return false
+		}
+		return !f.Opened || f.LSN <= f.Pos.LSN && !slices.ContainsFunc(t.s.Voters.Stores, func(v string) bool { return f.Pos.Less(fence[v].Pos) })
+	})
 }
 
 func (t *tx) advanceRestore(c *AdvanceRestore) *refusal {
@@ -230,6 +241,9 @@ func (s State) RestoredLineage(r Restored) (pos.Lineage, error) {
 	}
 	var out pos.Lineage
 	for _, step := range r.Path {
+		if step.From >= r.Fork && len(out) > 0 {
+			break // the moment lies before the path came to this timeline
+		}
 		to := r.Fork
 		if step.To != 0 {
 			to = min(to, step.To)

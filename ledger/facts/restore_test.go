@@ -2,6 +2,7 @@ package facts_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,6 +96,34 @@ func TestApply_RestoreIsWithdrawn(t *testing.T) {
 	l.want(facts.CodeOrderStands, assign(l, "A"))
 }
 
+// While a database is being overwritten the restore is withdrawn only when
+// another one could go on: one that is there, and of the group's history.
+func TestApply_RestoreStandsWithoutAnotherDatabase(t *testing.T) {
+	for name, rep := range map[string]facts.FenceReport{
+		"Silent":   {},
+		"Diverged": {Store: "A", LSN: 400, Opened: true},
+		"Behind":   {Store: "A", LSN: 250, Opened: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := trio(t)
+			l.must(restoreOrder(l, "B"), advance(facts.RestoreDraining, 0, 300), advance(facts.RestoreStopping, 0, 0), begin(l))
+			for _, s := range []string{"B", "W"} {
+				l.must(report(l, s, 300, l.s.Lineage))
+			}
+			if rep.Store != "" {
+				rep.Epoch, rep.Voters, rep.Timeline = l.s.Primary.Epoch, l.s.Voters.Version, 1
+				if rep.Lineage = l.s.Lineage; rep.LSN > 300 {
+					rep.Lineage = rep.Lineage.With(pos.Entry{Epoch: pos.Epoch{Gen: 1, Num: 9}, Timeline: 1, Start: 300})
+				}
+				l.must(facts.Command{ReportFence: &facts.ReportFence{FenceReport: rep}})
+			}
+			l.must(advance(facts.RestoreRewriting, 7, 0))
+			l.want(facts.CodeNotSeeded, clearOrder("r1"))
+			l.must(advance(facts.RestoreFinal, 0, 0))
+		})
+	}
+}
+
 func restored(old facts.State, fork pos.LSN) facts.Command {
 	c := reform(old, "B", fork+50)
 	c.Reform.Restored = &facts.Restored{Path: []catalog.Step{{Timeline: 1}}, Fork: fork}
@@ -132,6 +161,35 @@ func TestApply_ReformWithARestoredDatabase(t *testing.T) {
 	}
 }
 
+// A node that was being seeded when its turn came has a complete database once
+// that was restored.
+func TestApply_ReformWithANodeThatWasNotSeeded(t *testing.T) {
+	l := stopped(t)
+	l.must(facts.Command{MarkSeeded: &facts.MarkSeeded{Store: "B"}})
+	l.must(advance(facts.RestoreRewriting, 7, 0), advance(facts.RestoreFinal, 0, 0))
+	next := &lab{t: t}
+	next.must(restored(l.s, 200))
+	next.must(assign(next, "B"))
+}
+
+// A restore that ends because another primary had to open is not forgotten
+// without a word.
+func TestApply_RestoreOverWhenItsPrimaryOpensAgain(t *testing.T) {
+	l := trio(t)
+	l.must(restoreOrder(l, "A"), begin(l))
+	for _, s := range []string{"A", "B", "W"} {
+		l.must(report(l, s, 300, l.s.Lineage))
+	}
+	l.must(assign(l, "A"), starting(l, "A", 1, 300))
+	out := l.do(opened(l, "A", 300))
+	if l.s.Order != nil || l.s.Offline != nil {
+		t.Errorf("%+v", l.s.Order)
+	}
+	if !slices.ContainsFunc(out.Events, func(e facts.Event) bool { return e.Kind == "order-over" }) {
+		t.Errorf("nothing says that the restore is over: %+v", out.Events)
+	}
+}
+
 func TestState_RestoredLineage(t *testing.T) {
 	old := final(t).s
 	old.Lineage = pos.Lineage{{Epoch: pos.Epoch{Gen: 1, Num: 1}, Timeline: 1}, {Epoch: pos.Epoch{Gen: 1, Num: 3}, Timeline: 1, Start: 150}, {Epoch: pos.Epoch{Gen: 2, Num: 1}, Timeline: 5, Start: 400}}
@@ -147,6 +205,8 @@ func TestState_RestoredLineage(t *testing.T) {
 		{"BeyondAFork", 1, []catalog.Step{{Timeline: 1}}, 900, "1@0 1@150 7@900"},
 		{"OfTheNewest", 5, []catalog.Step{{Timeline: 1, To: 400}, {Timeline: 5, From: 400}}, 500, "1@0 1@150 5@400 7@500"},
 		{"OfALeftBranch", 3, []catalog.Step{{Timeline: 1, To: 160}, {Timeline: 3, From: 160}}, 500, "1@0 1@150 3@160 7@500"},
+		{"BeforeTheOneFollowed", 5, []catalog.Step{{Timeline: 1, To: 400}, {Timeline: 5, From: 400}}, 120, "1@0 7@120"},
+		{"WhereTheOneFollowedBegins", 5, []catalog.Step{{Timeline: 1, To: 400}, {Timeline: 5, From: 400}}, 400, "1@0 1@150 7@400"},
 		{"OtherPath", 1, []catalog.Step{{Timeline: 2}}, 500, ""},
 		{"NoFork", 1, []catalog.Step{{Timeline: 1}}, 0, ""},
 	} {

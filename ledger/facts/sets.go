@@ -23,6 +23,9 @@ func (t *tx) recordSet(c *RecordSet) *refusal {
 		return r
 	}
 	set := c.Set
+	if t.insteadFull(&j, set) {
+		t.s.Backups.Jobs = with(t.s.Backups.Jobs, j.ID, j)
+	}
 	if set.Label != j.Label {
 		return refuse(CodeNotYourJob, "the job takes set %s, not %q", j.Label, clip(set.Label))
 	}
@@ -41,6 +44,8 @@ func (t *tx) recordSet(c *RecordSet) *refusal {
 		return refuse(CodeUnknownSet, "set %s was never said to be running", set.Label)
 	case !known && len(cat.Sets) >= maxSets:
 		return refuse(CodeTooMany, "%d sets are known already", maxSets)
+	case set.Parent != j.Parent:
+		return refuse(CodeNotYourJob, "the job builds its set on %q, not %q", j.Parent, clip(set.Parent))
 	}
 	if r := knownTimeline(cat, set.Timeline); r != nil {
 		return r
@@ -67,20 +72,50 @@ func (t *tx) recordSet(c *RecordSet) *refusal {
 	return nil
 }
 
+// insteadFull lets a job that was to take an incremental set, and has not begun
+// one, take the full set of the same second.
+func (t *tx) insteadFull(j *Job, set catalog.Set) bool {
+	cat, _ := t.s.Catalog(j.Profile)
+	if _, begun := cat.Sets[j.Label]; begun || j.Parent == "" || set.Parent != "" || set.Label != fullLabel(j.Label) {
+		return false
+	}
+	if _, taken := cat.Sets[set.Label]; taken {
+		return false
+	}
+	j.Label, j.Parent = set.Label, ""
+	return true
+}
+
+// fullLabel is the label of the full set that is taken in the place of an
+// incremental one.
+func fullLabel(label string) string {
+	if label == "" {
+		return ""
+	}
+	return label[:len(label)-1] + "F"
+}
+
 func (t *tx) eventSet(set catalog.Set) {
 	severity, text := SeverityInfo, ""
 	switch set.State {
 	case catalog.SetRunning:
-		text = fmt.Sprintf("set %s is being taken from timeline %d at %s", set.Label, set.Timeline, set.Start)
+		text = fmt.Sprintf("set %s is being taken from timeline %d at %s%s", set.Label, set.Timeline, set.Start, builtOn(set))
 	case catalog.SetFailed:
 		severity, text = SeverityError, fmt.Sprintf("set %s failed%s", set.Label, because(set.Problem))
 	case catalog.SetComplete:
-		text = fmt.Sprintf("set %s is complete: %s to %s on timeline %d, %d bytes, digest %s", set.Label, set.Start, set.End, set.Timeline, set.Bytes, set.Digest)
+		text = fmt.Sprintf("set %s is complete: %s to %s on timeline %d, %d bytes, digest %s%s", set.Label, set.Start, set.End, set.Timeline, set.Bytes, set.Digest, builtOn(set))
 		if set.Damaged {
 			severity, text = SeverityError, text+"; pages of the database were damaged, nothing is pruned until a sound set is complete"
 		}
 	}
 	t.events = append(t.events, Event{Kind: "set-" + string(set.State), Node: set.Node, Severity: severity, Text: text})
+}
+
+func builtOn(set catalog.Set) string {
+	if set.Parent == "" {
+		return ""
+	}
+	return ", built on " + set.Parent
 }
 
 // checkSet refuses a set whose fields cannot be right.
@@ -100,6 +135,8 @@ func checkSet(set catalog.Set) *refusal {
 	switch {
 	case !setLabel.MatchString(set.Label):
 		return refuse(CodeBadCommand, "%q is no label of a set", clip(set.Label))
+	case set.Parent != "" && (!setLabel.MatchString(set.Parent) || set.Parent == set.Label):
+		return refuse(CodeBadCommand, "set %s cannot be built on %q", set.Label, clip(set.Parent))
 	case len(set.Problem) > maxTextBytes || len(set.Digest) > maxHexDigest || len(set.Node) > maxNameBytes:
 		return refuse(CodeBadCommand, "what is said of set %s is too long", set.Label)
 	case set.Bytes < 0 || set.RawBytes < 0:
@@ -344,6 +381,9 @@ func (t *tx) mayGo(cat catalog.Catalog, set catalog.Set, cp catalog.Copy, locati
 	}
 	if j, used := t.s.inUse(cat.Profile, set.Label); used {
 		return refuse(CodeInUse, "set %s is used by the %s %s on %s", set.Label, j.Kind, j.ID, j.Node)
+	}
+	if child := cat.BuiltOn(set.Label, location); child != "" {
+		return refuse(CodeNeeded, "set %s is built on %s, and goes first", child, set.Label)
 	}
 	if set.State != catalog.SetComplete || cp.State != catalog.CopyComplete {
 		return nil // nothing can be restored from it

@@ -85,6 +85,16 @@ func (h *history) backup(t *rapid.T) {
 			s.Copies[place] = catalog.Copy{State: state, At: h.now}
 		}
 	}
+	if all := slices.Sorted(maps.Keys(h.c.Sets)); len(all) > 0 && rapid.IntRange(0, 2).Draw(t, "incremental") > 0 {
+		// Mostly on the newest one that is complete, as it is in life.
+		parent := all[len(all)-1]
+		if rapid.IntRange(0, 5).Draw(t, "on an older") == 0 {
+			parent = rapid.SampledFrom(all).Draw(t, "parent")
+		}
+		if h.c.Sets[parent].State == catalog.SetComplete {
+			s.Parent = parent
+		}
+	}
 	h.c.Sets[fmt.Sprintf("%02d", len(h.c.Sets))] = s
 }
 
@@ -215,7 +225,7 @@ func promises(t *rapid.T, in retention.Input, place string) (out []promise) {
 	for label, s := range in.Catalog.Sets {
 		o := here
 		o.Set = label
-		if _, err := catalog.Choose(in.Catalog, catalog.Target{Kind: catalog.Immediate}, o); err == nil && !s.Damaged {
+		if _, err := catalog.Choose(in.Catalog, catalog.Target{Kind: catalog.Immediate}, o); err == nil && !unsound(in.Catalog, label) {
 			good = append(good, label)
 		}
 		if s.Pinned || len(in.Uses) > 0 && in.Uses[0].Label == label {
@@ -247,6 +257,16 @@ func promises(t *rapid.T, in retention.Input, place string) (out []promise) {
 	}
 	add(promise{catalog.Target{Kind: catalog.Latest}, here, "latest"})
 	return out
+}
+
+// unsound tells whether a set, or one that it is built on, has damaged pages.
+func unsound(c catalog.Catalog, label string) bool {
+	for ; label != ""; label = c.Sets[label].Parent {
+		if c.Sets[label].Damaged {
+			return true
+		}
+	}
+	return false
 }
 
 // whole tells whether each of some sets, newest first, is followed by log up to
@@ -287,6 +307,28 @@ func TestMake_KeepsWhatRulesPromise(t *testing.T) {
 			before, _ := p.kept(in.Catalog)
 			if stop, ok := p.kept(after); !ok || p.target.Kind == catalog.Latest && stop < before {
 				t.Fatalf("%s cannot be restored any more from %v\n%s", p.why, p.o.Locations, plan)
+			}
+		}
+	})
+}
+
+// No step takes a set away that another one at the location is built on, nor the
+// last whole copy of one that is needed somewhere.
+func TestMake_ChildrenGoFirst(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		plan := retention.Make(in)
+		for _, place := range plan.Places {
+			c := clone(in.Catalog)
+			for _, step := range place.Steps {
+				if step.Kind == retention.StepSet {
+					if child := c.BuiltOn(step.Label, place.Location); child != "" {
+						t.Fatalf("%s goes at %s before %s, which is built on it\n%s", step.Label, place.Location, child, plan)
+					}
+				}
+				if step.Kind != retention.StepWAL {
+					remove(c, place.Location, step, false)
+				}
 			}
 		}
 	})

@@ -13,13 +13,16 @@ import (
 
 // solver holds what is the same for all locations.
 type solver struct {
-	in     Input
-	c      catalog.Catalog
-	names  []string // of the locations with rules
-	path   []catalog.Step
-	clock  clock
-	golds  bool // some location has a rule about gold
-	places []decision
+	in    Input
+	c     catalog.Catalog
+	names []string // of the locations with rules
+	path  []catalog.Step
+	clock clock
+	golds bool // some location has a rule about gold
+	// children are the sets that are built directly on a set, sorted, without
+	// those that failed.
+	children map[string][]string
+	places   []decision
 }
 
 func newSolver(in Input) *solver {
@@ -27,6 +30,12 @@ func newSolver(in Input) *solver {
 	s.path, _ = s.c.Path(s.c.Newest()) // without one, nothing is usable, and nothing goes
 	for _, r := range in.Rules {
 		s.golds = s.golds || r.GoldEvery > 0
+	}
+	s.children = map[string][]string{}
+	for _, label := range slices.Sorted(maps.Keys(s.c.Sets)) {
+		if x := s.c.Sets[label]; x.Parent != "" && x.State != catalog.SetFailed {
+			s.children[x.Parent] = append(s.children[x.Parent], label)
+		}
 	}
 	var seen []witness
 	for _, x := range s.sorted() {
@@ -95,7 +104,7 @@ func (s *solver) decide(name string) decision {
 	d := decision{s: s, name: name, rules: s.in.Rules[name], why: map[string][]string{}, run: map[string]bool{}}
 	d.usable, _ = s.c.Usable(0, catalog.Options{Locations: []string{name}})
 	for _, u := range d.usable {
-		if x := s.c.Sets[u.Label]; !x.Damaged {
+		if x := s.c.Sets[u.Label]; !u.Damaged {
 			x.Label = u.Label
 			d.good = append(d.good, x)
 		}
@@ -114,6 +123,7 @@ func (s *solver) decide(name string) decision {
 		d.byRules()
 	}
 	d.always()
+	d.chains()
 	return d
 }
 
@@ -216,7 +226,7 @@ func (d *decision) byWindow() (oldest catalog.Set) {
 	for _, u := range slices.Backward(d.usable) {
 		oldest = d.s.c.Sets[u.Label]
 		oldest.Label = u.Label
-		if age := min(d.s.clock.ageAt(oldest.End), d.s.clock.age(u.Ready)); age >= d.rules.Window && !oldest.Damaged {
+		if age := min(d.s.clock.ageAt(oldest.End), d.s.clock.age(u.Ready)); age >= d.rules.Window && !u.Damaged {
 			d.keep(u.Label, "the recovery window of "+words(d.rules.Window)+" begins after it")
 			return oldest
 		}
@@ -354,7 +364,7 @@ func (d *decision) removals() []Step {
 		}
 		sets = append(sets, step)
 	}
-	return append(finish, sets...)
+	return append(finish, d.childrenFirst(sets)...)
 }
 
 func union(a, b []string) []string {

@@ -177,7 +177,7 @@ func (s *scan) addSet(set backupset.Set, digest string, info location.Info) {
 		s.problem(s.root.Object(set.Label, o.Name), "%s", cp.Problem)
 	}
 	out := catalog.Set{
-		Label: set.Label, State: catalog.SetComplete, Timeline: set.Timeline, Start: set.Start, End: set.End, Began: set.Began, Ended: set.Ended,
+		Label: set.Label, Parent: set.Parent, State: catalog.SetComplete, Timeline: set.Timeline, Start: set.Start, End: set.End, Began: set.Began, Ended: set.Ended,
 		Node: set.Node, Bytes: set.StoredBytes() + info.Size, RawBytes: set.RawBytes, Digest: digest, Damaged: set.DamageN > 0,
 		Notes: set.Notes, Copies: map[string]catalog.Copy{s.place.Name: cp},
 	}

@@ -1,4 +1,4 @@
-// Package backup takes full backups: it reads one BASE_BACKUP of the local
+// Package backup takes full and incremental backups: it reads one BASE_BACKUP of the local
 // PostgreSQL, checks its pages, compresses it and stores it in several
 // locations at once, in the format of shipper/backupset.
 package backup
@@ -46,9 +46,12 @@ type Config struct {
 	Node    string      // this node
 	Program string      // version of this program
 	Lineage pos.Lineage // of the group, now
-	// Label names the set; empty: the time.
+	// Label names the set; empty: the time. An incremental one ends in I.
 	Label string
-	Notes map[string]string
+	// Parent is the set on which an incremental backup is based; nil takes a full
+	// one.
+	Parent *Parent
+	Notes  map[string]string
 	// Dests are the locations; at least one. Their names are unique.
 	Dests []Dest
 	// Extra are absolute paths of more files and folders, with the wildcards
@@ -135,12 +138,12 @@ type DestResult struct {
 	Err    error // nil: the set is complete there
 }
 
-// Take takes one full backup. It returns when the set is complete, set.json
+// Take takes one backup. It returns when the set is complete, set.json
 // included, in at least one location, and every other location has it or was
 // dropped. The log of [Set.Start, Set.End] is not waited for: without it at a
 // location, the set cannot be restored from there.
 //
-// After an error, and at a location that was dropped, what had been stored is
+// An incremental one that is not possible now gives ErrNotIncremental. After an error, and at a location that was dropped, what had been stored is
 // removed as far as the location answers; Orphans finds the rest later.
 func Take(ctx context.Context, cfg Config) (Result, error) {
 	if err := cfg.Validate(); err != nil {
@@ -175,6 +178,9 @@ func (c Config) Validate() error {
 			return err
 		}
 	}
+	if c.Label != "" && backupset.IsIncremental(c.Label) != (c.Parent != nil) {
+		return fmt.Errorf("%s is no label for this kind of backup: one of an incremental set ends in I", c.Label)
+	}
 	if len(c.Dests) == 0 {
 		return errors.New("no location to store the backup in")
 	}
@@ -204,6 +210,9 @@ func (c Config) Validate() error {
 func (c Config) withDefaults() Config {
 	if c.Label == "" {
 		c.Label = backupset.NewLabel(time.Now())
+		if c.Parent != nil {
+			c.Label = backupset.NewIncrementalLabel(time.Now())
+		}
 	}
 	c.Level = cmp.Or(c.Level, 1)
 	if c.OnStart == nil {
@@ -226,5 +235,6 @@ func (c Config) stream() basestream.Config {
 	if c.RateBytes > 0 {
 		kb = int(min(max(c.RateBytes>>10, basestream.MinRate), basestream.MaxRate))
 	}
-	return basestream.Config{ConnString: c.ConnString, Application: "understudy backup", Label: "understudy " + c.Label, RateKB: kb, Unverified: true}
+	return basestream.Config{ConnString: c.ConnString, Application: "understudy backup", Label: "understudy " + c.Label, RateKB: kb, Unverified: true,
+		Incremental: c.Parent != nil}
 }

@@ -25,7 +25,8 @@ type cutter struct {
 	line    *line
 	archive string // name of the object
 	check   pageRule
-	count   *atomic.Int64 // bytes read; nil: not counted
+	count   *atomic.Int64     // bytes read; nil: not counted
+	blocks  *backupset.Server // of an incremental backup; nil: a full one
 
 	job *job  // the frame being filled; nil: none
 	at  int64 // bytes of the archive before it
@@ -185,6 +186,9 @@ func (c *cutter) entry(r io.Reader, head []byte) error {
 		return fmt.Errorf("%w: %s is of tar type %q", basestream.ErrServer, h.Name, h.Typeflag)
 	}
 	f.path = c.check.prefix + f.Path
+	if of, ok := backupset.Incremental(f.path); ok && c.blocks != nil && f.Type == backupset.TypeFile {
+		f.path, f.inc = of, &blockMap{server: *c.blocks}
+	}
 	if c.check.pageSize > 0 && f.Type == backupset.TypeFile {
 		if block, ok := pagesum.FirstBlock(f.path, c.check.segPages); ok {
 			f.rule, f.block = &c.check, block
@@ -244,8 +248,13 @@ func (c *cutter) file(f *file, head []byte, r io.Reader) (n int64, err error) {
 		case err != nil:
 			return n, err
 		}
+		if f.inc != nil {
+			if err := f.inc.feed(c.job.raw[at:at+want], f.Size); err != nil {
+				return n, fmt.Errorf("%w: %s: %w", basestream.ErrServer, f.Path, err)
+			}
+		}
 		last := index+1 == backupset.ChunkN(f.Size)
-		c.job.pieces = append(c.job.pieces, piece{file: f, index: index, at: at, n: want, last: last})
+		c.job.pieces = append(c.job.pieces, piece{file: f, index: index, at: at, n: want, last: last, head: f.inc != nil && !f.inc.known})
 	}
 	if p := pad(f.Size); p > 0 {
 		return n, c.add(make([]byte, p))

@@ -42,6 +42,7 @@ type piece struct {
 	index   int64 // of the chunk
 	at, n   int   // in the frame
 	last    bool  // of the file
+	head    bool  // of an incremental file whose block map goes on behind it
 	digest  [backupset.DigestSize]byte
 	suspect []suspect
 }
@@ -50,8 +51,53 @@ type piece struct {
 type file struct {
 	backupset.File
 	rule  *pageRule // nil: no pages
-	path  string    // within the data directory
+	path  string    // within the data directory; of an incremental file that of the one it changes
 	block uint32    // of its first page
+	inc   *blockMap // nil: the whole file
+}
+
+// blockMap is the head of an incremental file, as far as it was read. It is
+// complete before a frame with the first block goes to a worker, and not changed
+// afterwards; frames before that are marked, and their worker does not look at it.
+type blockMap struct {
+	server backupset.Server
+	head   []byte
+	at     int64 // of the first block
+	backupset.BlockMap
+	known bool
+}
+
+// feed takes the next bytes of the file.
+func (m *blockMap) feed(b []byte, size int64) error {
+	if m.known {
+		return nil
+	}
+	m.head = append(m.head, b...)
+	if len(m.head) < backupset.BlockMapHead && int64(len(m.head)) < size {
+		return nil
+	}
+	n, err := m.server.BlockMapSize(m.head, size)
+	if err != nil || len(m.head) < n && int64(len(m.head)) < size {
+		return err
+	}
+	if m.BlockMap, err = m.server.BlockMap(m.head, size); err != nil {
+		return err
+	}
+	m.at, m.head, m.known = m.server.BlocksAt(len(m.Blocks)), nil, true
+	return nil
+}
+
+// page is where the page at an offset of the file, as it was sent, belongs:
+// its offset in the file of the database. ok is false for the head.
+func (f *file) page(offset int64, pageSize int) (in int64, ok bool) {
+	if f.inc == nil {
+		return offset, true
+	}
+	i := (offset - f.inc.at) / int64(pageSize)
+	if offset < f.inc.at || i >= int64(len(f.inc.Blocks)) {
+		return 0, false
+	}
+	return int64(f.inc.Blocks[i]) * int64(pageSize), true
 }
 
 // pageRule is how the pages of an archive are checked; pageSize zero is not at
@@ -205,16 +251,19 @@ func (p *piece) look(raw []byte) {
 	sum := blake3.Sum256(data)
 	copy(p.digest[:], sum[:])
 	rule := p.file.rule
-	if rule == nil {
+	if rule == nil || p.head {
 		return
 	}
-	offset := p.index * backupset.ChunkSize
-	for ; len(data) >= rule.pageSize; data = data[rule.pageSize:] {
-		page, block := data[:rule.pageSize], p.file.block+uint32(offset/int64(rule.pageSize))
+	size := int64(rule.pageSize)
+	for at := p.index * backupset.ChunkSize; int64(len(data)) >= size; data, at = data[size:], at+size {
+		offset, ok := p.file.page(at, rule.pageSize)
+		if !ok {
+			continue
+		}
+		page, block := data[:size], p.file.block+uint32(offset/size)
 		if v := pagesum.Check(page, block, rule.start); v == pagesum.Newer || v == pagesum.Bad {
 			p.suspect = append(p.suspect, suspect{path: p.file.path, offset: offset, block: block, verdict: v, why: reason(page, block)})
 		}
-		offset += int64(rule.pageSize)
 	}
 }
 

@@ -29,6 +29,7 @@ type run struct {
 	list *fileList
 
 	server facts
+	parent *parent // nil: a full backup
 	set    backupset.Set
 
 	step     atomic.Value // Step
@@ -56,6 +57,12 @@ func (r *run) take(caller context.Context) (Result, error) {
 	}
 	defer list.close()
 	r.list = list
+	if r.cfg.Parent != nil {
+		if r.parent, err = openParent(ctx, r.cfg); err != nil {
+			return Result{}, err
+		}
+		defer r.parent.close()
+	}
 	r.send = newDeliverer(ctx, cancel, r.cfg)
 	r.line = newLine(r.cfg, r.send, list)
 
@@ -148,9 +155,12 @@ func (r *run) readServer(ctx context.Context) error {
 	}
 	r.set = r.describe(src)
 	r.set.Began = time.Now().UTC()
+	if err := r.offer(ctx, src); err != nil {
+		return err
+	}
 	plan, err := src.Start()
 	if err != nil {
-		return err
+		return r.parent.refusal(err)
 	}
 	r.estimate.Store(int64(plan.Estimate))
 	r.step.Store(StepCopy)
@@ -177,6 +187,10 @@ func (r *run) readServer(ctx context.Context) error {
 // readParts copies the archives and the manifest.
 func (r *run) readParts(ctx context.Context, src *basestream.Stream) error {
 	check := pageRule{pageSize: r.server.BlockSize, segPages: r.server.segPages, start: r.set.Start}
+	var blocks *backupset.Server
+	if r.parent != nil {
+		blocks = &r.set.Server
+	}
 	if !r.server.Checksums {
 		check.pageSize = 0
 	}
@@ -188,7 +202,7 @@ func (r *run) readParts(ctx context.Context, src *basestream.Stream) error {
 		if err != nil {
 			return err
 		}
-		c := &cutter{ctx: ctx, line: r.line, archive: backupset.BaseName, check: check, count: &r.done}
+		c := &cutter{ctx: ctx, line: r.line, archive: backupset.BaseName, check: check, count: &r.done, blocks: blocks}
 		switch {
 		case part.Manifest:
 			c.archive = backupset.ManifestName
@@ -228,7 +242,21 @@ func (r *run) describe(src *basestream.Stream) backupset.Set {
 		Lineage: c.Lineage, Databases: r.server.databases, Notes: c.Notes,
 	}
 	s.Server.Major = src.Major
+	if p := r.parent; p != nil {
+		s.Version, s.Parent, s.ParentDigest, s.Server.SegPages = backupset.IncrementalVersion, p.set.Label, p.digest, r.server.segPages
+	}
 	return s
+}
+
+// offer tells the server what an incremental backup is based on.
+func (r *run) offer(ctx context.Context, src *basestream.Stream) error {
+	if r.parent == nil {
+		return nil
+	}
+	if err := r.parent.admit(r.server, src); err != nil {
+		return err
+	}
+	return r.parent.refusal(src.Upload(ctx, r.parent.manifest))
 }
 
 // seal sends set.json to every location.
@@ -295,12 +323,8 @@ type fileList struct {
 }
 
 func newFileList(dir string) (*fileList, error) {
-	f, err := os.CreateTemp(dir, "understudy-files-*")
+	f, err := scratchFile(dir, "understudy-files-*")
 	if err != nil {
-		return nil, fmt.Errorf("keep the list of files: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
 		return nil, fmt.Errorf("keep the list of files: %w", err)
 	}
 	return &fileList{f: f, w: backupset.NewFileWriter(f)}, nil

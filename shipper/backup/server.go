@@ -19,10 +19,11 @@ const queryTimeout = 30 * time.Second
 // facts are what SQL tells of the server.
 type facts struct {
 	backupset.Server
-	segPages  uint32
-	standby   bool
-	databases map[uint32]string
-	config    []string // configuration files outside the data directory
+	segPages   uint32
+	standby    bool
+	summarizes bool // its log, as an incremental backup needs
+	databases  map[uint32]string
+	config     []string // configuration files outside the data directory
 }
 
 // askServer asks a server for what a restore will have to know.
@@ -58,9 +59,9 @@ func gather(ctx context.Context, connString string) (facts, error) {
 	var sums, catalogVersion, controlVersion, segPages int64
 	var version string
 	err = conn.QueryRow(ctx, `select s.catalog_version_no, s.pg_control_version, i.database_block_size, i.bytes_per_wal_segment,
-		i.blocks_per_segment, i.data_page_checksum_version, pg_is_in_recovery(), version(), current_setting('server_version')
+		i.blocks_per_segment, i.data_page_checksum_version, pg_is_in_recovery(), version(), current_setting('server_version'), coalesce(current_setting('summarize_wal', true), 'off') = 'on'
 		from pg_control_system() s, pg_control_init() i`).
-		Scan(&catalogVersion, &controlVersion, &f.BlockSize, &f.SegSize, &segPages, &sums, &f.standby, &version, &f.Version)
+		Scan(&catalogVersion, &controlVersion, &f.BlockSize, &f.SegSize, &segPages, &sums, &f.standby, &version, &f.Version, &f.summarizes)
 	if err != nil {
 		return f, err
 	}
@@ -82,6 +83,27 @@ func gather(ctx context.Context, connString string) (facts, error) {
 	}
 	f.config, err = configFiles(ctx, conn)
 	return f, err
+}
+
+// Summarize turns on summarize_wal, of which incremental backups live, on a
+// server that has it off. Older servers do not know it; that is no error.
+func Summarize(ctx context.Context, connString string) (changed bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	conn, err := connect(ctx, connString)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var off bool
+	if err := conn.QueryRow(ctx, "select coalesce(current_setting('summarize_wal', true), 'on') = 'off'").Scan(&off); err != nil || !off {
+		return false, err
+	}
+	if _, err := conn.Exec(ctx, "alter system set summarize_wal = on"); err != nil {
+		return false, err
+	}
+	_, err = conn.Exec(ctx, "select pg_reload_conf()")
+	return err == nil, err
 }
 
 // architecture is what version() says between "on" and the comma.

@@ -63,7 +63,7 @@ func DecodeSet(b []byte) (Set, error) {
 	if err := json.Unmarshal(body, &v); err != nil {
 		return Set{}, fmt.Errorf("read %s: %w", SetName, err)
 	}
-	if v.Version > Version {
+	if v.Version > IncrementalVersion {
 		return Set{}, fmt.Errorf("read %s: %w", SetName, ErrVersion)
 	}
 	var s Set
@@ -158,12 +158,15 @@ const (
 // MaxDamage is how many pages Damage names; DamageN counts on.
 const MaxDamage = 1000
 
-// Validate tells why a description cannot be one of a full backup.
+// Validate tells why a description cannot be one of a backup.
 func (s Set) Validate() error {
 	if s.Version < 1 {
 		return fmt.Errorf("%w: version %d of the format", ErrDamaged, s.Version)
 	}
 	if _, err := ParseLabel(s.Label); err != nil {
+		return err
+	}
+	if err := s.checkParent(); err != nil {
 		return err
 	}
 	switch {
@@ -194,6 +197,27 @@ func (s Set) Validate() error {
 		if _, ok := s.Object(SpaceName(t.OID)); t.OID == 0 || !ok {
 			return fmt.Errorf("%w: set %s has no object for tablespace %d", ErrDamaged, s.Label, t.OID)
 		}
+	}
+	return nil
+}
+
+// checkParent: an incremental set says what it changes, and a full one does not.
+func (s Set) checkParent() error {
+	if !IsIncremental(s.Label) {
+		if s.Parent != "" || s.ParentDigest != "" || s.Server.SegPages != 0 {
+			return fmt.Errorf("%w: the full set %s has the parent %.40q", ErrDamaged, s.Label, s.Parent)
+		}
+		return nil
+	}
+	if _, err := ParseLabel(s.Parent); err != nil || s.Parent == s.Label {
+		return fmt.Errorf("%w: the incremental set %s has the parent %.40q", ErrDamaged, s.Label, s.Parent)
+	}
+	sum, err := hex.DecodeString(s.ParentDigest)
+	if err != nil || len(sum) != 32 || s.Version < IncrementalVersion {
+		return fmt.Errorf("%w: the incremental set %s of version %d has no digest of its parent", ErrDamaged, s.Label, s.Version)
+	}
+	if n := s.Server.SegPages; n == 0 || n > maxSegPages {
+		return fmt.Errorf("%w: the incremental set %s has segments of %d pages", ErrDamaged, s.Label, n)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func TestDecodeSet_Refuses(t *testing.T) {
 		body string
 		want error
 	}{
-		"NewerVersion": {strings.Replace(body, `"version":1`, `"version":2,"more":1`, 1), backupset.ErrVersion},
+		"NewerVersion": {strings.Replace(body, `"version":1`, `"version":3,"more":1`, 1), backupset.ErrVersion},
 		"UnknownField": {strings.Replace(body, `"version":1`, `"version":1,"more":1`, 1), nil},
 		"TwoValues":    {body + "{}", nil},
 		"NoObject":     {body[:len(body)-1], nil},

@@ -92,20 +92,38 @@ func parseTimeline(s string) (pos.Timeline, bool) {
 	return pos.Timeline(n), err == nil && n > 0
 }
 
-// labelForm is the time of the beginning in UTC and the kind of the set.
+// labelForm is the time of the beginning in UTC; the kind of the set follows.
 const labelForm = "20060102-150405"
 
-var label = regexp.MustCompile(`^[0-9]{8}-[0-9]{6}F$`)
+// The last letter of a label.
+const (
+	fullKind        = "F"
+	incrementalKind = "I"
+)
+
+var label = regexp.MustCompile(`^[0-9]{8}-[0-9]{6}[FI]$`)
 
 // NewLabel names a full set that begins at t; one per second is possible.
-func NewLabel(t time.Time) string { return t.UTC().Format(labelForm) + "F" }
+func NewLabel(t time.Time) string { return t.UTC().Format(labelForm) + fullKind }
+
+// NewIncrementalLabel names an incremental set that begins at t.
+func NewIncrementalLabel(t time.Time) string { return t.UTC().Format(labelForm) + incrementalKind }
+
+// IsIncremental tells whether a label is one of an incremental set.
+func IsIncremental(label string) bool { return strings.HasSuffix(label, incrementalKind) }
+
+// FullLabel names the full set that is taken in the place of the incremental
+// one of that label.
+func FullLabel(label string) string {
+	return strings.TrimRight(label, fullKind+incrementalKind) + fullKind
+}
 
 // ParseLabel reads the time out of a label.
 func ParseLabel(s string) (time.Time, error) {
 	if !label.MatchString(s) {
 		return time.Time{}, fmt.Errorf("%.40q is no label of a set, such as 20260131-233000F", s)
 	}
-	t, err := time.Parse(labelForm, strings.TrimSuffix(s, "F"))
+	t, err := time.Parse(labelForm, s[:len(labelForm)])
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%.40q is no label of a set: %w", s, err)
 	}

@@ -12,8 +12,12 @@ import (
 	"understudy/shipper/pos"
 )
 
-// Version is the version of the format that this program writes.
-const Version = 1
+// The versions of the format: a full set has Version, so that older programs
+// read it, an incremental one IncrementalVersion.
+const (
+	Version            = 1
+	IncrementalVersion = 2
+)
 
 // Names of the objects of a set, below its folder. A tablespace is
 // "<oid>.tar.zst".
@@ -32,10 +36,16 @@ const ChunkSize = 1 << 20
 // BLAKE3-256, as in a seed.
 const DigestSize = 16
 
-// Set is what set.json says of a full backup.
+// Set is what set.json says of a full or an incremental backup.
 type Set struct {
-	Version  int    `json:"version"`
-	Label    string `json:"label"`
+	Version int    `json:"version"`
+	Label   string `json:"label"`
+	// Parent is the label of the set whose files an incremental one changes;
+	// empty for a full one. ParentDigest is that of its set.json, see Digest:
+	// who has proven a set has proven what it is built on.
+	Parent       string `json:"parent,omitempty"`
+	ParentDigest string `json:"parent_digest,omitempty"`
+
 	Group    string `json:"group"`
 	GroupID  string `json:"group_id"`
 	Profile  string `json:"profile"`
@@ -79,6 +89,9 @@ type Server struct {
 	BlockSize      int    `json:"block_size"`
 	SegSize        int64  `json:"seg_size"` // of WAL segments
 	Checksums      bool   `json:"checksums"`
+	// SegPages is the number of pages in a full segment of a relation; only an
+	// incremental set has it.
+	SegPages uint32 `json:"segment_pages,omitempty"`
 	// Settings that a standby or a recovery needs at least as high.
 	Settings map[string]string `json:"settings,omitempty"`
 }

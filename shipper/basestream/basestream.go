@@ -46,6 +46,9 @@ type Config struct {
 	RateKB int
 	// Unverified leaves the page checksums to the reader.
 	Unverified bool
+	// Incremental asks for what changed since the backup whose manifest Upload
+	// sends before Start. Servers before version 17 cannot.
+	Incremental bool
 }
 
 // Validate checks the values that do not need a server.
@@ -185,6 +188,9 @@ func (s *Stream) command() string {
 	}
 	if s.cfg.Unverified {
 		q += ", VERIFY_CHECKSUMS false"
+	}
+	if s.cfg.Incremental {
+		q += ", INCREMENTAL"
 	}
 	return q + ", MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
 }

@@ -43,10 +43,13 @@ const (
 	SetFailed   SetState = "failed"   // will never be complete
 )
 
-// Set is one full backup.
+// Set is one backup.
 type Set struct {
-	Label string   `json:"label"`
-	State SetState `json:"state"`
+	Label string `json:"label"`
+	// Parent is the set that an incremental one is built on: it cannot be restored
+	// without that. Empty for a full one.
+	Parent string   `json:"parent,omitempty"`
+	State  SetState `json:"state"`
 	// Timeline is the one of End. A backup from a standby may have begun on its
 	// parent, and Start is then before the fork.
 	Timeline pos.Timeline `json:"timeline"`

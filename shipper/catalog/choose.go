@@ -26,8 +26,12 @@ type Choice struct {
 	Target    Target   `json:"target"`
 	Set       string   `json:"set"`
 	Locations []string `json:"locations"` // that have the whole set, nearest first
-	Bytes     int64    `json:"bytes"`     // of the set, as stored
-	RawBytes  int64    `json:"raw_bytes"`
+	// Chain are the sets that make up an incremental one, the full one first and
+	// Set last; none for a full one. All of them are at the Locations, at each one
+	// or together.
+	Chain    []string `json:"chain,omitempty"`
+	Bytes    int64    `json:"bytes"` // of the set, as stored, with those of its chain
+	RawBytes int64    `json:"raw_bytes"`
 	// Path are the timelines from the one on which the set begins to the
 	// target's, which is the last one.
 	Path []Step `json:"path"`
@@ -238,7 +242,7 @@ func (v view) stopAtName(name string, u usable) (pos.LSN, []string, bool) {
 
 // choice puts together what a recovery needs.
 func (v view) choice(t Target, f found) Choice {
-	c := Choice{Target: t, Set: f.Label, Locations: f.from, Bytes: f.Bytes, RawBytes: f.RawBytes, Stop: f.stop, Notes: f.notes}
+	c := Choice{Target: t, Set: f.Label, Locations: f.from, Chain: f.chain, Bytes: f.stored, RawBytes: f.raw, Stop: f.stop, Notes: f.notes}
 	for _, s := range v.path {
 		if s.end() > f.Start {
 			c.Path = append(c.Path, s)

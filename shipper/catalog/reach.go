@@ -118,6 +118,10 @@ type usable struct {
 	until time.Time // latest commit after its end, as far as the log goes
 	reach pos.LSN   // end of the log that follows it without a gap
 	from  []string  // locations with a complete copy, nearest first
+	// Of an incremental set: the sets that make it up, the full one first, and
+	// their sizes together. Damaged is that of any of them.
+	chain       []string
+	stored, raw int64
 }
 
 // view is a catalog as seen along the path to one timeline, from some
@@ -220,7 +224,7 @@ func (v view) reach(start pos.LSN) pos.LSN {
 // use tells whether a set can be restored, and if not, why.
 func (v view) use(label string) (usable, string) {
 	s, ok := v.c.Sets[label]
-	u := usable{Set: s, ready: s.Ended}
+	u := usable{Set: s, ready: s.Ended, stored: s.Bytes, raw: s.RawBytes}
 	u.Label = label
 	switch {
 	case !ok:
@@ -232,13 +236,8 @@ func (v view) use(label string) (usable, string) {
 	case !s.On(v.path):
 		return u, fmt.Sprintf("was taken on timeline %d up to %s, which is not in the past of timeline %d", s.Timeline, s.End, v.path[len(v.path)-1].Timeline)
 	}
-	for _, l := range v.o.Locations {
-		if s.Copies[l].State == CopyComplete {
-			u.from = append(u.from, l)
-		}
-	}
-	if len(u.from) == 0 {
-		return u, "has no complete copy at " + list(v.o.Locations)
+	if why := v.useChain(&u); why != "" {
+		return u, why
 	}
 	if u.reach = v.reach(s.Start); u.reach < s.End || u.reach == s.Start {
 		return u, "needs log that is missing: " + v.missing(u.reach, s.End)

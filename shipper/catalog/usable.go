@@ -17,6 +17,8 @@ type Usable struct {
 	// Reach is the end of the log that follows the set without a gap.
 	Reach     pos.LSN  `json:"reach"`
 	Locations []string `json:"locations"` // with a complete copy, nearest first
+	// Damaged: pages were corrupt when it, or a set it is built on, was taken.
+	Damaged bool `json:"damaged,omitempty"`
 }
 
 // Usable are the sets that can be restored along a timeline (zero: the newest)
@@ -30,7 +32,7 @@ func (c Catalog) Usable(t pos.Timeline, o Options) ([]Usable, error) {
 	var out []Usable
 	for _, u := range v.sets {
 		if o.Set == "" || o.Set == u.Label {
-			out = append(out, Usable{Label: u.Label, Ready: u.ready, Until: u.until, Reach: u.reach, Locations: u.from})
+			out = append(out, Usable{Label: u.Label, Ready: u.ready, Until: u.until, Reach: u.reach, Locations: u.from, Damaged: u.Damaged})
 		}
 	}
 	return out, nil

@@ -99,6 +99,9 @@ func (w *world) drawSet(t *rapid.T, i int) {
 			s.Copies[place] = catalog.Copy{State: rapid.SampledFrom([]catalog.CopyState{catalog.CopyComplete, catalog.CopyComplete, catalog.CopyDamaged, catalog.CopyWriting}).Draw(t, "state")}
 		}
 	}
+	if below := rapid.IntRange(-3, i-1).Draw(t, "built on"); below >= 0 {
+		s.Parent = fmt.Sprintf("set%d", below) // which may be missing
+	}
 	w.c.Sets[fmt.Sprintf("set%d", i)] = s
 }
 
@@ -271,8 +274,12 @@ func (w *world) drawTarget(t *rapid.T) catalog.Target {
 	return out
 }
 
-// copied tells whether a set has a complete copy at one of the places.
-func copied(s catalog.Set, from []string) bool {
+// copied tells whether a set, and all that it is built on, has a complete copy at
+// one of the places.
+func (w *world) copied(s catalog.Set, from []string) bool {
+	if below, ok := w.c.Sets[s.Parent]; s.Parent != "" && (!ok || !w.copied(below, from)) {
+		return false
+	}
 	return slices.ContainsFunc(from, func(p string) bool { return s.Copies[p].State == catalog.CopyComplete })
 }
 
@@ -288,7 +295,7 @@ func TestChoose_AgreesWithRecovery(t *testing.T) {
 		choice, err := catalog.Choose(w.c, target, catalog.Options{Locations: from})
 		var best string
 		for label, s := range w.c.Sets {
-			if copied(s, from) && w.stops(s, target, from) && (best == "" || s.End > w.c.Sets[best].End) {
+			if w.copied(s, from) && w.stops(s, target, from) && (best == "" || s.End > w.c.Sets[best].End) {
 				best = label
 			}
 		}
@@ -302,7 +309,7 @@ func TestChoose_AgreesWithRecovery(t *testing.T) {
 		if len(choice.Notes) > 0 {
 			return // not known from the catalog
 		}
-		if !copied(got, choice.Locations) || !w.stops(got, target, from) {
+		if !w.copied(got, choice.Locations) || !w.stops(got, target, from) {
 			t.Fatalf("chose %s, which does not lead to %+v: %+v", choice.Set, target, choice)
 		}
 		if got.End < w.c.Sets[best].End {
@@ -419,7 +426,7 @@ func TestChoose_LatestGoesFurthest(t *testing.T) {
 		from := drawPlaces(t)
 		var end pos.LSN
 		for _, s := range w.c.Sets {
-			if done, ok := w.play(s, w.c.Newest(), from); ok && copied(s, from) {
+			if done, ok := w.play(s, w.c.Newest(), from); ok && w.copied(s, from) {
 				end = max(end, done[len(done)-1].to)
 			}
 		}

@@ -114,29 +114,14 @@ type execution struct {
 }
 
 func (x *execution) run() error {
-	if x.p.Version != planVersion {
-		return fmt.Errorf("the plan has version %d, this program knows %d", x.p.Version, planVersion)
+	if !x.p.known() {
+		return fmt.Errorf("the plan has version %d, this program knows %d to %d", x.p.Version, planVersion, chainVersion)
 	}
 	done, err := x.take()
 	if err != nil || done {
 		return err
 	}
-	for _, st := range []struct {
-		name string
-		do   func() error
-	}{
-		{StepMark, x.markAll},
-		{StepClear, x.clear},
-		{StepIndex, x.index},
-		{StepFiles, x.files},
-		{StepStale, x.stale},
-		{StepLayout, x.layout},
-		{StepSettings, x.settings},
-		{StepSync, x.sync},
-		{StepControl, x.control},
-		{StepUnmarkOut, x.unmarkOutside},
-		{StepUnmark, x.unmark},
-	} {
+	for _, st := range x.steps() {
 		if err := x.step(st.name); err != nil {
 			return err
 		}
@@ -145,6 +130,36 @@ func (x *execution) run() error {
 		}
 	}
 	return nil
+}
+
+// stepOf is a step and what it does.
+type stepOf struct {
+	name string
+	do   func() error
+}
+
+// steps are those of the plan. The files of each set of a chain are put in place
+// one set after the other.
+func (x *execution) steps() []stepOf {
+	out := []stepOf{{StepMark, x.markAll}, {StepClear, x.clear}}
+	whole := x.p
+	views := whole.layers()
+	for i, v := range views {
+		of := func(do func() error) func() error {
+			return func() error {
+				x.p, x.dirty = v, x.dirty || v.changes
+				defer func() { x.p = whole }()
+				return do()
+			}
+		}
+		out = append(out, stepOf{StepIndex, of(x.index)}, stepOf{StepFiles, of(x.files)})
+		if v.changes {
+			out = append(out, stepOf{StepApply, of(func() error { return x.apply(views[i-1]) })})
+		}
+		out = append(out, stepOf{StepStale, of(x.stale)})
+	}
+	return append(out, stepOf{StepLayout, x.layout}, stepOf{StepSettings, x.settings}, stepOf{StepSync, x.sync},
+		stepOf{StepControl, x.control}, stepOf{StepUnmarkOut, x.unmarkOutside}, stepOf{StepUnmark, x.unmark})
 }
 
 // step announces a step and asks whether to go on.
@@ -244,8 +259,10 @@ func (x *execution) index() error {
 	if err := x.fetch(x.p.Files, indexName, indexTemp); err != nil {
 		return err
 	}
-	if err := x.fetch(x.p.Manifest, "backup_manifest", indexTemp); err != nil {
-		return err
+	if len(x.p.Below) == 0 { // else it is of no use: it names files that will not be
+		if err := x.fetch(x.p.Manifest, "backup_manifest", indexTemp); err != nil {
+			return err
+		}
 	}
 	// Proven once more: the plan may come from elsewhere.
 	c := newChecker(x.p)

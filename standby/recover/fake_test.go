@@ -63,6 +63,12 @@ func fakeFiles(seed uint64) map[string][]byte {
 // newFake stores a set of these files at the places.
 func newFake(t testing.TB, files map[string][]byte, places ...location.Location) *fake {
 	t.Helper()
+	return storeFake(t, files, func(*backupset.Set) {}, places...)
+}
+
+// storeFake is newFake with a description that was changed.
+func storeFake(t testing.TB, files map[string][]byte, change func(*backupset.Set), places ...location.Location) *fake {
+	t.Helper()
 	f := &fake{files: files, spaceOf: 16390}
 	dir := t.TempDir()
 	byTar := map[string]map[string][]byte{backupset.BaseName: {}}
@@ -98,6 +104,7 @@ func newFake(t testing.TB, files map[string][]byte, places ...location.Location)
 	if len(byTar) > 1 {
 		f.set.Tablespaces = []backupset.Tablespace{{OID: f.spaceOf, Location: "/nowhere/space"}}
 	}
+	change(&f.set)
 	writeSet(t, &f.set, tars, manifest, places)
 	return f
 }

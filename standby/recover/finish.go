@@ -80,7 +80,7 @@ func (x *execution) eachShare(f func(*share) error) error {
 		s.hashes = s.hashes[:0]
 		if err := x.eachItem(func(it item) error {
 			if !it.skip {
-				s.add(it.path, it.Type != "")
+				s.add(it.final(), it.Type != "")
 			}
 			return nil
 		}); err != nil {

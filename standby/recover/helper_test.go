@@ -92,7 +92,7 @@ func (o *origin) rows(t testing.TB) string {
 // archived switches the segment and waits until it is archived.
 func (o *origin) archived(t testing.TB) {
 	t.Helper()
-	seg := o.Query(t, "select pg_walfile_name(pg_switch_wal())")
+	seg := o.Query(t, "select pg_walfile_name(pg_switch_wal() - 1)")
 	pgtest.Eventually(t, 20*time.Second, "segment "+seg+" is archived", func() bool {
 		return o.Query(t, "select last_archived_wal >= '"+seg+"' from pg_stat_archiver") == "t"
 	})
@@ -302,7 +302,7 @@ func (o *origin) request(t testing.TB, set backupset.Set) recover.Request {
 	r := recover.Request{
 		Mode: recover.Fresh, DataDir: filepath.Join(d, "data"), Label: set.Label, SystemID: set.SystemID,
 		Aim:            recover.Aim{Target: catalog.Target{Kind: catalog.Latest, Inclusive: true}},
-		Local:          recover.Local{Major: 15, BlockSize: 8192, Architecture: "amd64"},
+		Local:          recover.Local{Major: pgtest.Major(t), BlockSize: 8192, Architecture: "amd64"},
 		Tablespaces:    map[uint32]string{o.oid: filepath.Join(d, "outside")},
 		RestoreCommand: "cp " + o.wal + "/%f %p", Now: time.Now(),
 	}

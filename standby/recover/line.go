@@ -24,10 +24,27 @@ type item struct {
 	path  string // in the data directory
 	space int    // index in Plan.Spaces of one outside the data directory; -1
 	skip  bool   // is not restored
+	of    string // path of the file that an incremental one changes; else empty
+}
+
+// final is the path under which the file is found in the end.
+func (it item) final() string {
+	if it.of != "" {
+		return it.of
+	}
+	return it.path
 }
 
 // item maps a line; it refuses what no set of ours has.
 func (p *Plan) item(f backupset.File) (item, error) {
+	it, err := p.mapped(f)
+	if p.changes && f.Type == backupset.TypeFile && err == nil && !it.skip {
+		it.of, _ = backupset.Incremental(it.path)
+	}
+	return it, err
+}
+
+func (p *Plan) mapped(f backupset.File) (item, error) {
 	it := item{File: f, path: f.Path, space: -1}
 	if f.Archive == backupset.ExtraName {
 		it.skip = true
@@ -42,6 +59,10 @@ func (p *Plan) item(f backupset.File) (item, error) {
 	if f.Archive != backupset.BaseName {
 		oid, _ := backupset.ParseSpace(f.Archive)
 		i := slices.IndexFunc(p.Spaces, func(s Space) bool { return s.OID == oid })
+		if i < 0 && p.below { // it was dropped before the set above was taken
+			it.skip = true
+			return it, nil
+		}
 		if i < 0 {
 			return bad("is of a tablespace that the set does not name")
 		}
@@ -75,7 +96,7 @@ func (p *Plan) inBase(it item, below string) (item, error) {
 	oid, err := strconv.ParseUint(oidText, 10, 32)
 	i := slices.IndexFunc(p.Spaces, func(s Space) bool { return uint64(s.OID) == oid })
 	linked := i >= 0 && !p.Spaces[i].InPlace
-	it.skip = linked && !deeper
+	it.skip = !deeper && (linked || p.below && i < 0)
 	if err != nil || linked && deeper || it.Type == backupset.TypeLink && !it.skip {
 		return it, fmt.Errorf("%w: %.200q in %s is not one of the tablespaces that the set names", backupset.ErrDamaged, it.Path, it.Archive)
 	}
@@ -163,7 +184,7 @@ func (c *checker) line(f backupset.File) error {
 		}
 	}
 	if len(c.hashes) < maxHashes {
-		c.hashes = append(c.hashes, maphash.String(c.seed, it.path))
+		c.hashes = append(c.hashes, maphash.String(c.seed, it.final()))
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func readState(dataDir string) (Status, error) {
 	if err != nil {
 		return s, fmt.Errorf("read the state of a restore: %w", err)
 	}
-	if err := json.Unmarshal(b, &s); err != nil || s.Plan.Version != planVersion {
+	if err := json.Unmarshal(b, &s); err != nil || !s.Plan.known() {
 		return Status{}, fmt.Errorf("%s is unreadable or of a newer version", filepath.Join(dataDir, stateName))
 	}
 	return s, nil

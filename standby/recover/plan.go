@@ -73,8 +73,15 @@ type Request struct {
 	Now time.Time
 }
 
-// planVersion is that of the form of a plan.
-const planVersion = 1
+// The versions of the form of a plan: one with sets below it is of chainVersion,
+// since a program that does not know of them would leave them out.
+const (
+	planVersion  = 1
+	chainVersion = 2
+)
+
+// known tells whether this program can execute a plan.
+func (p Plan) known() bool { return p.Version == planVersion || p.Version == chainVersion }
 
 // Plan is a restore that is possible as far as can be told before. Execute
 // needs nothing else but the Sources.
@@ -96,11 +103,15 @@ type Plan struct {
 	Archives  []backupset.Object `json:"archives"` // without other files of the host
 	Files     backupset.Object   `json:"files"`
 	Manifest  backupset.Object   `json:"manifest"`
-	Spaces    []Space            `json:"tablespaces,omitempty"`
+	// Below are the sets on which an incremental one is built, the full one first;
+	// none for a full set.
+	Below  []Layer `json:"below,omitempty"`
+	Spaces []Space `json:"tablespaces,omitempty"`
 	// InPlace tells that there are tablespaces within the data directory, listed
 	// or not.
 	InPlace bool `json:"in_place,omitempty"`
-	// Bytes and FileN are those of the files that are restored.
+	// Bytes and FileN are those of the files that are restored, Bytes with those of
+	// the sets below.
 	Bytes int64 `json:"bytes"`
 	FileN int64 `json:"file_n"`
 
@@ -113,6 +124,9 @@ type Plan struct {
 	NewSystemID uint64 `json:"new_system_id,string,omitempty"`
 	// Notes are what a person should know before saying yes.
 	Notes []string `json:"notes,omitempty"`
+
+	below   bool // the view of a set that another one changes
+	changes bool // of one that changes the set below
 }
 
 // Space is a tablespace of the set and its place on this host.
@@ -140,13 +154,18 @@ func makePlan(ctx context.Context, r Request, from Sources) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	if err := r.admit(set); err != nil {
+	below, digests, err := from.chain(ctx, set)
+	if err != nil {
+		return Plan{}, err
+	}
+	if err := r.admit(set, below...); err != nil {
 		return Plan{}, err
 	}
 	p, err := newPlan(r, set, digest)
 	if err != nil {
 		return Plan{}, err
 	}
+	p.build(below, digests)
 	at, err := p.destination(r.Mode, r.Runs)
 	if err != nil {
 		return Plan{}, err
@@ -154,7 +173,7 @@ func makePlan(ctx context.Context, r Request, from Sources) (Plan, error) {
 	if p.Spaces, err = placeSpaces(p.DataDir, set, r.Tablespaces, at.places); err != nil {
 		return Plan{}, err
 	}
-	need, err := p.survey(ctx, from)
+	need, err := p.surveyAll(ctx, from)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -212,7 +231,12 @@ func (s Sources) set(ctx context.Context, label, want string) (set backupset.Set
 }
 
 // admit compares the set with what was asked for and with this host.
-func (r Request) admit(set backupset.Set) error {
+func (r Request) admit(set backupset.Set, below ...backupset.Set) error {
+	for _, b := range below {
+		if b.DamageN > 0 && !r.AllowDamage {
+			return refused("set %s is built on %s, and %d pages of the database were corrupt when that was taken, the first in %s; restore an older set, or allow damage to get this one", set.Label, b.Label, b.DamageN, firstDamage(b))
+		}
+	}
 	v, l := set.Server, r.Local
 	switch {
 	case r.SystemID != 0 && set.SystemID != r.SystemID:
@@ -258,17 +282,9 @@ func newPlan(r Request, set backupset.Set, digest string) (Plan, error) {
 		Timeline: set.Timeline, Start: set.Start, End: set.End, Ended: set.Ended,
 		Aim: r.Aim, RestoreCommand: r.RestoreCommand, Owner: r.Owner, TrustTimes: r.TrustTimes && r.Mode == Delta,
 	}
-	for _, o := range set.Objects {
-		switch _, space := backupset.ParseSpace(o.Name); {
-		case o.Name == backupset.BaseName || space:
-			p.Archives = append(p.Archives, o)
-		case o.Name == backupset.FilesName:
-			p.Files = o
-		case o.Name == backupset.ManifestName:
-			p.Manifest = o
-		case o.Name == backupset.ExtraName:
-			p.Notes = append(p.Notes, "other files of the host are in "+o.Name+" and are not restored with the database")
-		}
+	p.Archives, p.Files, p.Manifest = parts(set)
+	if o, ok := set.Object(backupset.ExtraName); ok {
+		p.Notes = append(p.Notes, "other files of the host are in "+o.Name+" and are not restored with the database")
 	}
 	if set.DamageN > 0 {
 		p.Notes = append(p.Notes, fmt.Sprintf("%d pages were corrupt when the set was taken", set.DamageN))
@@ -277,6 +293,63 @@ func newPlan(r Request, set backupset.Set, digest string) (Plan, error) {
 		p.Port, p.NewSystemID = r.Port, newSystemID(r.Now, set.SystemID)
 	}
 	return p, nil
+}
+
+// parts are the objects of a set that concern the data directory.
+func parts(set backupset.Set) (archives []backupset.Object, files, manifest backupset.Object) {
+	for _, o := range set.Objects {
+		switch _, space := backupset.ParseSpace(o.Name); {
+		case o.Name == backupset.BaseName || space:
+			archives = append(archives, o)
+		case o.Name == backupset.FilesName:
+			files = o
+		case o.Name == backupset.ManifestName:
+			manifest = o
+		}
+	}
+	return archives, files, manifest
+}
+
+// build adds the sets below an incremental one.
+func (p *Plan) build(below []backupset.Set, digests []string) {
+	if len(below) == 0 {
+		return
+	}
+	p.Version = chainVersion
+	for i, set := range below {
+		l := Layer{Label: set.Label, SetDigest: digests[i], Start: set.Start, Ended: set.Ended}
+		l.Archives, l.Files, l.Manifest = parts(set)
+		p.Below = append(p.Below, l)
+		if set.DamageN > 0 {
+			p.Notes = append(p.Notes, fmt.Sprintf("%d pages were corrupt when set %s was taken", set.DamageN, set.Label))
+		}
+	}
+	p.Notes = append(p.Notes, "set "+p.Label+" is incremental: "+strings.Join(p.Chain(), ", ")+" are put together, in this order")
+}
+
+// surveyAll counts all sets of the chain. The room is that of all their files:
+// an incremental file lies beside the one that it changes until it was applied.
+func (p *Plan) surveyAll(ctx context.Context, from Sources) (need room, err error) {
+	var bytes int64
+	need.spaces = make([]int64, len(p.Spaces))
+	views := p.layers()
+	for i, v := range views {
+		one, err := v.survey(ctx, from)
+		if err != nil {
+			return room{}, err
+		}
+		need.base += one.base
+		for j, n := range one.spaces {
+			need.spaces[j] += n
+		}
+		bytes += v.Bytes
+		if i < len(p.Below) {
+			p.Below[i].FileN, p.Below[i].Bytes = v.FileN, v.Bytes
+		}
+	}
+	top := views[len(views)-1]
+	p.FileN, p.Bytes, p.InPlace = top.FileN, bytes, top.InPlace
+	return need, nil
 }
 
 func randomID() string {

@@ -51,6 +51,7 @@ const (
 	StepClear     = "clear"     // pg_control and tablespace links are taken away
 	StepIndex     = "index"     // the list of files is fetched
 	StepFiles     = "files"     // files are written; called for each frame
+	StepApply     = "apply"     // an incremental set: blocks go to the files that they change; called for each file
 	StepStale     = "stale"     // what is not in the set is removed
 	StepLayout    = "layout"    // directories, links, owners
 	StepSettings  = "settings"  // recovery and what overrides the old host's settings
@@ -60,7 +61,9 @@ const (
 	StepUnmark    = "unmark"    // the mark goes: PostgreSQL can start
 )
 
-// Steps lists the steps of Execute in order.
+// Steps lists the steps of Execute of a full set in order. Those from StepIndex
+// to StepStale come once for each set of a chain, in an incremental one with
+// StepApply after StepFiles.
 func Steps() []string {
 	return []string{StepMark, StepClear, StepIndex, StepFiles, StepStale, StepLayout, StepSettings, StepSync, StepControl, StepUnmarkOut, StepUnmark}
 }

@@ -50,6 +50,8 @@ const (
 type Set struct {
 	Label      string       `json:"label"`
 	State      string       `json:"state"`
+	Kind       string       `json:"kind"`  // "full" or "incremental"
+	Chain      []string     `json:"chain"` // of an incremental one, the full one first
 	Timeline   pos.Timeline `json:"timeline"`
 	Start      pos.LSN      `json:"start"`
 	End        pos.LSN      `json:"end"`

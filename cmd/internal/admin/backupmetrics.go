@@ -17,8 +17,8 @@ func (x *exposition) backups(b *view.Backups) {
 	}
 	x.gauge("understudy_backup_prune_frozen", "1 if nothing may be pruned now.", flag(b.Frozen != ""))
 	if f := b.LastFull; f != nil {
-		x.gauge("understudy_backup_newest_set_age_seconds", "Age of the newest complete full backup.", f.Age)
-		x.gauge("understudy_backup_newest_set_bytes", "Size of the newest complete full backup as stored.", float64(f.Bytes))
+		x.gauge("understudy_backup_newest_set_age_seconds", "Age of the newest complete backup.", f.Age)
+		x.gauge("understudy_backup_newest_set_bytes", "Size of the newest complete backup as stored.", float64(f.Bytes))
 		x.gauge("understudy_backup_newest_set_damaged", "1 if pages of the database were damaged when it was taken.", flag(f.Damaged))
 	}
 	if d := b.LastDrill; d != nil {

@@ -30,7 +30,7 @@ type Backups interface {
 	Space(ctx context.Context, location string) (location.Space, bool)
 	// Retention is what a prune of all locations would do now.
 	Retention() retention.Plan
-	// Needed says whether a new full backup is needed.
+	// Needed says whether a new backup is needed.
 	Needed(ctx context.Context) (doc.Needed, error)
 	// AuditFile is this node's copy of the group's audit.
 	AuditFile() string
@@ -97,9 +97,13 @@ func setsDoc(st facts.State) doc.Sets {
 	for _, label := range slices.Sorted(maps.Keys(c.Sets)) {
 		set := c.Sets[label]
 		d := doc.Set{
-			Label: label, State: string(set.State), Timeline: set.Timeline, Start: set.Start, End: set.End, Began: set.Began, Ended: set.Ended,
+			Label: label, State: string(set.State), Kind: doc.KindFull, Timeline: set.Timeline, Start: set.Start, End: set.End, Began: set.Began, Ended: set.Ended,
 			Node: set.Node, Bytes: set.Bytes, RawBytes: set.RawBytes, Digest: set.Digest, Problem: set.Problem, Damaged: set.Damaged,
 			Pinned: set.Pinned, Gold: set.Gold, Notes: set.Notes, Copies: []doc.Copy{}, Restorable: together[label], Job: jobOf(st, label),
+		}
+		if set.Parent != "" {
+			d.Kind = doc.KindIncremental
+			d.Chain, _ = c.Chain(label) // without it, it cannot be restored, and that is said
 		}
 		if set.Ended.After(set.Began) {
 			d.DurationNS = int64(set.Ended.Sub(set.Began))

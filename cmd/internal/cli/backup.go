@@ -13,8 +13,10 @@ import (
 
 func backupCommand(opts Options) *cobra.Command {
 	c := &cobra.Command{
-		Use: "backup", Short: "Take a full backup now", Args: cobra.NoArgs,
-		Long: "Take a full backup now, to all enabled locations or to those of --location. The group chooses the node: a standby\n" +
+		Use: "backup", Short: "Take a backup now", Args: cobra.NoArgs,
+		Long: "Take a backup now, to all enabled locations or to those of --location: a full one, or, where the policy has\n" +
+			"backup.incremental, what the schedule would take. --full and --incremental say which. An incremental one holds what has\n" +
+			"changed since the newest set, and is restored together with that; where none is possible a full one is taken. The group chooses the node: a standby\n" +
 			"unless the policy says otherwise. The command waits until the backup is complete: its files and all log that it\n" +
 			"needs are then at a location. Exit code 0 means just that, 1 that it failed.\n\n" +
 			"--needed takes none: it says whether one is needed and why. The exit code is then 6 when one is needed and 0 when not.",
@@ -22,13 +24,15 @@ func backupCommand(opts Options) *cobra.Command {
 	f := addWorkFlags(c)
 	locations := c.Flags().StringSlice("location", nil, "location to write to, may be repeated; without it all that are enabled")
 	notes := c.Flags().StringArray("note", nil, "note on the set, such as reason=upgrade; may be repeated")
-	needed := c.Flags().Bool("needed", false, "only say whether a new full backup is needed, and why")
+	full := c.Flags().Bool("full", false, "take a full backup, whatever the policy says")
+	incremental := c.Flags().Bool("incremental", false, "take what has changed since the newest set (PostgreSQL 17 or newer)")
+	needed := c.Flags().Bool("needed", false, "only say whether a new backup is needed, and why")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := f.check("backup"); err != nil {
 			return err
 		}
 		if *needed {
-			if len(*locations)+len(*notes) > 0 || *f.detach || *f.dryRun {
+			if len(*locations)+len(*notes) > 0 || *f.detach || *f.dryRun || *full || *incremental {
 				return usage("backup: --needed goes with --json only")
 			}
 			return withClient(c, *f.config, func(ctx context.Context, client *Client) error {
@@ -38,6 +42,14 @@ func backupCommand(opts Options) *cobra.Command {
 		args := map[string]string{argLocations: strings.Join(*locations, ",")}
 		if err := addNotes(args, *notes); err != nil {
 			return usage("backup: %w", err)
+		}
+		switch {
+		case *full && *incremental:
+			return usage("backup: --full and --incremental exclude each other")
+		case *full:
+			args[argForm] = "full"
+		case *incremental:
+			args[argForm] = "incremental"
 		}
 		return withClient(c, *f.config, func(ctx context.Context, client *Client) error {
 			w := work{client: client, opts: opts, flags: f, action: doc.ActionBackup, args: args}
@@ -81,9 +93,9 @@ func askNeeded(ctx context.Context, client *Client, asJSON bool, opts Options) e
 }
 
 func neededText(n doc.Needed, width int) string {
-	text := "No full backup is needed: " + n.Why
+	text := "No backup is needed: " + n.Why
 	if n.Needed {
-		text = "A full backup is needed: " + n.Why
+		text = "A backup is needed: " + n.Why
 	}
 	out := paragraph(strings.TrimSuffix(text, ".")+".", "", width)
 	if n.Running != "" {

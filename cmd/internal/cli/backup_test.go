@@ -211,7 +211,7 @@ func TestBackup_Needed(t *testing.T) {
 	config := v.begin(t)
 	var out buffer
 	err := run(t.Context(), &out, "backup", "--needed", "--config", config)
-	if cli.Code(err) != cli.ExitNeeded || !cli.Silent(err) || out.String() != "A full backup is needed: there is no backup yet.\nJob a1 is taking one.\n" {
+	if cli.Code(err) != cli.ExitNeeded || !cli.Silent(err) || out.String() != "A backup is needed: there is no backup yet.\nJob a1 is taking one.\n" {
 		t.Errorf("got %v, %s", err, out.String())
 	}
 }

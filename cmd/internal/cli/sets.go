@@ -16,8 +16,8 @@ import (
 
 func setsCommand(opts Options) *cobra.Command {
 	c := &cobra.Command{
-		Use: "sets [LABEL]", Short: "Show the full backups, or one of them", Args: cobra.MaximumNArgs(1),
-		Long: "Show the full backups, newest first, and where each of them can be restored from; or one with all its copies.\n" +
+		Use: "sets [LABEL]", Short: "Show the backups, or one of them", Args: cobra.MaximumNArgs(1),
+		Long: "Show the backups, newest first, and where each of them can be restored from; or one with all its copies.\n" +
 			"Labels are the time of the beginning in UTC.",
 	}
 	config := ConfigFlag(c)
@@ -74,7 +74,7 @@ func setsText(s doc.Sets, width int) string {
 		out = paragraph("Nothing is deleted now: "+s.Frozen+".", "", width)
 	}
 	if len(s.Sets) == 0 {
-		return out + paragraph("There is no full backup yet.", "", width)
+		return out + paragraph("There is no backup yet.", "", width)
 	}
 	t := table{head: []string{"LABEL", "STATE", "ENDED", "STORED", "WHERE"}, right: map[int]bool{3: true}}
 	for _, x := range s.Sets {
@@ -97,6 +97,9 @@ func whereText(s doc.Set) string {
 			parts = append(parts, c.Location+" ("+c.State+")")
 		}
 	}
+	if n := len(s.Chain); n > 1 {
+		parts = append(parts, "built on "+s.Chain[n-2])
+	}
 	for _, m := range []struct {
 		is   bool
 		word string
@@ -116,6 +119,9 @@ func setText(s doc.Set) string {
 	var t labelled
 	fmt.Fprintf(&t.b, "%s  %s  %s\n", printable(s.Label), printable(s.State), strings.Join(marksOf(s), ", "))
 	t.line("taken", fmt.Sprintf("on %s, %s to %s (%s)", printable(dash(s.Node)), secondTime(s.Began), secondTime(s.Ended), length(time.Duration(s.DurationNS))))
+	if len(s.Chain) > 0 {
+		t.line("kind", printable(string(s.Kind)+", built on "+strings.Join(s.Chain[:len(s.Chain)-1], ", ")))
+	}
 	t.line("size", fmt.Sprintf("%s stored, %s of the database", size(s.Bytes), size(s.RawBytes)))
 	t.line("log", fmt.Sprintf("timeline %d, %s to %s", s.Timeline, s.Start, s.End))
 	t.line("digest", printable(s.Digest))

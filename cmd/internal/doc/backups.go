@@ -30,7 +30,7 @@ func MarkActions() []string {
 	return []string{ActionCancel, ActionPin, ActionUnpin, ActionNote, ActionFreeze, ActionThaw, ActionCloseGap, ActionLocationInit}
 }
 
-// Sets are the full backups of the group's database.
+// Sets are the backups of the group's database.
 type Sets struct {
 	Profile string `json:"profile"`
 	// Frozen is why nothing is pruned now, "" when it may be.
@@ -38,10 +38,23 @@ type Sets struct {
 	Sets   []Set  `json:"sets"` // newest first
 }
 
-// Set is one full backup with its copies.
+// SetKind is what a set is made of.
+type SetKind string
+
+// The kinds of sets.
+const (
+	KindFull        SetKind = "full"
+	KindIncremental SetKind = "incremental" // what changed since the one before it in its chain
+)
+
+// Set is one backup with its copies.
 type Set struct {
-	Label    string       `json:"label"`
-	State    string       `json:"state"` // "running", "complete" or "failed"
+	Label string  `json:"label"`
+	State string  `json:"state"` // "running", "complete" or "failed"
+	Kind  SetKind `json:"kind"`
+	// Chain are the sets that make up an incremental one, the full one first and
+	// this one last; absent for a full one, and where one of them is not known.
+	Chain    []string     `json:"chain,omitempty"`
 	Timeline pos.Timeline `json:"timeline"`
 	Start    pos.LSN      `json:"start"` // the log is needed from here on
 	End      pos.LSN      `json:"end"`   // up to here at least
@@ -267,7 +280,7 @@ func (p RetentionPlan) RemoveN() (n int) {
 	return n
 }
 
-// Needed says whether a new full backup is needed.
+// Needed says whether a new backup is needed.
 type Needed struct {
 	Needed bool   `json:"needed"`
 	Reason string `json:"reason"` // stable id

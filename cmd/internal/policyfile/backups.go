@@ -52,6 +52,10 @@ func backupKeys() []key {
 		backupKey("from", func(b policy) string { return string(b.From) }, func(b *policy, v string) error {
 			return setWord(&b.From, v, facts.SourceStandby, facts.SourcePrimary)
 		}),
+		span("full_every", func(b *policy) *time.Duration { return &b.FullEvery }),
+		backupKey("incremental", func(b policy) string { return strconv.FormatBool(b.Incremental) }, func(b *policy, v string) error {
+			return setTruth(&b.Incremental, v)
+		}),
 		backupKey("level", func(b policy) string { return string(b.Level) }, func(b *policy, v string) error {
 			return setWord(&b.Level, v, facts.LevelFastest, facts.LevelDefault, facts.LevelBetter, facts.LevelBest)
 		}),

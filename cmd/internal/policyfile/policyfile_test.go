@@ -32,7 +32,7 @@ const recipient = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujw
 func otherBackup() facts.BackupPolicy {
 	return facts.BackupPolicy{
 		Schedule: "*/5 * * * *", TimeZone: "Europe/Berlin", From: facts.SourcePrimary, Level: facts.LevelBest, Extra: "/etc/shop /etc/shop.d/*.conf",
-		TimeLimit: 36 * time.Hour, RetryInterval: time.Minute, VerifyEvery: 30 * 24 * time.Hour, DrillSchedule: "0 5 * jan,jul sun", PruneAt: "off", RateBytes: 50 << 20,
+		TimeLimit: 36 * time.Hour, RetryInterval: time.Minute, Incremental: true, FullEvery: 3 * 24 * time.Hour, VerifyEvery: 30 * 24 * time.Hour, DrillSchedule: "0 5 * jan,jul sun", PruneAt: "off", RateBytes: 50 << 20,
 	}
 }
 
@@ -79,7 +79,7 @@ func TestParse_ManualIsTheDefaultAndHasEveryKey(t *testing.T) {
 	}
 	bare := other()
 	bare.Locations = nil
-	if n := len(policyfile.Diff(bare, facts.DefaultPolicy())); n != 15+13 {
+	if n := len(policyfile.Diff(bare, facts.DefaultPolicy())); n != 15+15 {
 		t.Errorf("%d keys; tell other and this test of the new one", n)
 	}
 	for _, k := range []string{"apply_delay", "no_failover", "priority", "votes"} {
@@ -117,7 +117,7 @@ func TestFormat_RoundTrip(t *testing.T) {
 		}
 	}
 	const want = "# policy of the group, version 7\ndurability: async\nfailover: observe\nisolation_timeout: 1.5s\npair_alone_after: 1m\nrestart_grace: 1h\nsilence_timeout: 3s\n" +
-		"spool_max: 104857601\nstall_timeout: 1m\nstrict_reads: true\nswitchover_catchup: 5s\nswitchover_max_lag: 1MiB\nbackup.drill_schedule: '0 5 * jan,jul sun'\nbackup.extra: '/etc/shop /etc/shop.d/*.conf'\nbackup.from: primary\nbackup.level: best\n" +
+		"spool_max: 104857601\nstall_timeout: 1m\nstrict_reads: true\nswitchover_catchup: 5s\nswitchover_max_lag: 1MiB\nbackup.drill_schedule: '0 5 * jan,jul sun'\nbackup.extra: '/etc/shop /etc/shop.d/*.conf'\nbackup.from: primary\nbackup.full_every: 3d\nbackup.incremental: true\nbackup.level: best\n" +
 		"backup.marker_every: 0s\nbackup.prune_at: off\nbackup.rate: 50MiB\nbackup.retry_count: 0\nbackup.retry_interval: 1m\nbackup.schedule: '*/5 * * * *'\nbackup.time_limit: 1d12h\n" +
 		"backup.time_zone: 'Europe/Berlin'\nbackup.verify_every: 30d\n" +
 		"node.far.apply_delay: 1h30m\nnode.far.no_failover: true\nnode.far.votes: false\nnode.main.priority: 10\n" +

@@ -41,9 +41,11 @@ const (
 	BackupsOff      BackupLevel = "off"      // no location is enabled
 )
 
-// LastFull is the newest complete set.
+// LastFull is the newest complete set, which has a parent when it is an
+// incremental one.
 type LastFull struct {
 	Label   string    `json:"label"`
+	Parent  string    `json:"parent,omitempty"`
 	Ended   time.Time `json:"ended"`
 	Age     float64   `json:"age_seconds"`
 	Bytes   int64     `json:"bytes"`
@@ -192,7 +194,7 @@ func (s *situation) lastFull() *LastFull {
 	if newest.Label == "" {
 		return nil
 	}
-	return &LastFull{Label: newest.Label, Ended: newest.Ended, Age: max(s.in.Now.Sub(newest.Ended), 0).Seconds(),
+	return &LastFull{Label: newest.Label, Parent: newest.Parent, Ended: newest.Ended, Age: max(s.in.Now.Sub(newest.Ended), 0).Seconds(),
 		Bytes: newest.Bytes, Node: newest.Node, Damaged: newest.Damaged}
 }
 
@@ -412,7 +414,11 @@ func (p *printer) backupLines(st Status) {
 	}
 	text := b.Sentence
 	if f := b.LastFull; f != nil {
-		text += fmt.Sprintf(" The last full is %s, %s old.", f.Label, ago(time.Duration(f.Age*float64(time.Second))))
+		kind := "full"
+		if f.Parent != "" {
+			kind = "incremental"
+		}
+		text += fmt.Sprintf(" The last %s is %s, %s old.", kind, f.Label, ago(time.Duration(f.Age*float64(time.Second))))
 	}
 	p.line("  backups       ", "  ", b.Level.color(), text)
 	for _, j := range b.Jobs {

@@ -13,10 +13,11 @@ import (
 	"understudy/shipper/backup"
 	"understudy/shipper/backupset"
 	"understudy/shipper/catalog"
+	"understudy/shipper/location"
 	"understudy/shipper/pos"
 )
 
-// backup takes a full set into the locations of the spec.
+// backup takes a set into the locations of the spec.
 func (w *work) backup(ctx context.Context) (Done, error) {
 	b := w.spec.Backup
 	if b == nil {
@@ -42,18 +43,110 @@ func (w *work) backup(ctx context.Context) (Done, error) {
 	}
 	m := &meter{w: w}
 	cfg.OnProgress = func(p backup.Progress) { m.say(progressOf(p)) }
-	cfg.OnStart = func(start pos.LSN, t pos.Timeline) error {
-		return w.recordSet(ctx, catalog.Set{Label: b.Label, State: catalog.SetRunning, Timeline: t, Start: start})
-	}
-	res, err := backup.Take(ctx, cfg)
+	w.summarize(ctx, b.ConnString)
+	res, instead, err := w.take(ctx, cfg)
 	if err != nil {
 		return Done{}, err
 	}
 	d, err := w.taken(ctx, res)
+	d.Result = instead + d.Result
 	if err == nil && b.Standby { // on a primary writers would have to wait
 		w.noteDigests(ctx, b.ConnString)
 	}
 	return d, err
+}
+
+// take takes an incremental set if the spec names one to build it on and that is
+// possible, else a full one; instead says why it is that.
+func (w *work) take(ctx context.Context, cfg backup.Config) (res backup.Result, instead string, err error) {
+	if cfg.Parent = w.parent(w.spec.Backup.Parent); cfg.Parent != nil {
+		if res, err = w.takeOne(ctx, cfg); !errors.Is(err, backup.ErrNotIncremental) {
+			return res, "", err
+		}
+		instead = "a full backup was taken instead of an incremental one: " + cause(err, backup.ErrNotIncremental)
+		w.log.Warn("a full backup is taken", "instead_of", cfg.Label, "why", cause(err, backup.ErrNotIncremental))
+		cfg.Parent, cfg.Label, cfg.Notes = nil, backupset.FullLabel(cfg.Label), maps.Clone(cfg.Notes)
+		if cfg.Notes == nil {
+			cfg.Notes = map[string]string{}
+		}
+		cfg.Notes[noteInstead] = clipNote(instead)
+	}
+	if res, err = w.takeOne(ctx, cfg); err != nil || instead == "" {
+		return res, "", err
+	}
+	c := facts.MarkSet{Profile: w.spec.Profile, Label: cfg.Label, Notes: map[string]string{noteInstead: cfg.Notes[noteInstead]}}
+	if err := w.port.Propose(ctx, facts.Command{MarkSet: &c}); err != nil {
+		w.log.Warn("note on the set why it is a full one", "label", cfg.Label, "error", err)
+	}
+	return res, instead + "; ", nil
+}
+
+func (w *work) takeOne(ctx context.Context, cfg backup.Config) (backup.Result, error) {
+	cfg.OnStart = func(start pos.LSN, t pos.Timeline) error {
+		s := catalog.Set{Label: cfg.Label, State: catalog.SetRunning, Timeline: t, Start: start}
+		if cfg.Parent != nil {
+			s.Parent = cfg.Parent.Label
+		}
+		return w.recordSet(ctx, s)
+	}
+	return backup.Take(ctx, cfg)
+}
+
+// noteInstead is the note on a full set that was taken in the place of an
+// incremental one.
+const noteInstead = "full-because"
+
+// clipNote keeps a text within what a note may have.
+func clipNote(s string) string {
+	const most = 500
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// cause is what follows a sentinel in the text of an error.
+func cause(err, sentinel error) string {
+	_, why, ok := strings.Cut(err.Error(), sentinel.Error()+": ")
+	if !ok {
+		return err.Error()
+	}
+	return why
+}
+
+// parent is where a set to build on can be read; nil when none is named.
+func (w *work) parent(label string) *backup.Parent {
+	if label == "" {
+		return nil
+	}
+	set := w.spec.Catalog.Sets[label]
+	p := &backup.Parent{Label: label, Digest: set.Digest}
+	for _, name := range w.byOrder() {
+		if set.Copies[name].State != catalog.CopyComplete {
+			continue
+		}
+		loc, err := w.location(name)
+		if err != nil {
+			w.log.Warn("open a location", "location", name, "error", err)
+			continue
+		}
+		p.From = append(p.From, backup.Dest{Name: name, Location: loc})
+	}
+	return p
+}
+
+// summarize makes the server keep what an incremental backup needs, if the
+// policy wants such.
+func (w *work) summarize(ctx context.Context, connString string) {
+	if !w.spec.Policy.Incremental {
+		return
+	}
+	switch changed, err := backup.Summarize(ctx, connString); {
+	case err != nil:
+		w.log.Warn("turn on summarize_wal, which incremental backups need", "error", err)
+	case changed:
+		w.log.Info("turned on summarize_wal, which incremental backups need")
+	}
 }
 
 // taken records a set that was taken.
@@ -61,7 +154,7 @@ func (w *work) taken(ctx context.Context, res backup.Result) (Done, error) {
 	var good, bad []string
 	for _, d := range res.Dests {
 		if d.Err != nil {
-			bad = append(bad, fmt.Sprintf("%s (%v)", d.Name, d.Err))
+			bad = append(bad, fmt.Sprintf("%s (%s)", d.Name, location.Problem(d.Err)))
 			continue
 		}
 		good = append(good, d.Name)
@@ -91,7 +184,7 @@ func (w *work) taken(ctx context.Context, res backup.Result) (Done, error) {
 func summary(res backup.Result) catalog.Set {
 	s := res.Set
 	return catalog.Set{
-		Label: s.Label, State: catalog.SetComplete, Timeline: s.Timeline, Start: s.Start, End: s.End, Began: s.Began, Ended: s.Ended,
+		Label: s.Label, Parent: s.Parent, State: catalog.SetComplete, Timeline: s.Timeline, Start: s.Start, End: s.End, Began: s.Began, Ended: s.Ended,
 		Node: s.Node, Bytes: s.StoredBytes(), RawBytes: s.RawBytes, Digest: res.Digest, Damaged: s.DamageN > 0, Notes: maps.Clone(s.Notes),
 	}
 }
