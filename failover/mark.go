@@ -108,6 +108,13 @@ func (a *Agent) Followed(l pos.Lineage) pos.Lineage {
 
 // unmark forgets it, when the directory is of the group's history again.
 func (a *Agent) unmark() error {
+	if err := a.removeMark(); err != nil {
+		return err
+	}
+	return a.endSpoolOnly()
+}
+
+func (a *Agent) removeMark() error {
 	if err := os.Remove(a.markPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -116,7 +123,7 @@ func (a *Agent) unmark() error {
 	}
 	a.marked.Store(false)
 	a.markedFor.Store(nil) // it follows what others began
-	return a.endSpoolOnly()
+	return nil
 }
 
 func writeDurably(path string, b []byte) error {
@@ -150,9 +157,10 @@ func Marked(stateDir string) bool {
 	return err == nil
 }
 
-// MarkOwn marks a new database as this node's own: it will be opened here
-// first, and never started as a standby before that.
-func MarkOwn(stateDir string) error {
+// MarkOwn marks the database that founds a group as this node's own: it will be
+// opened here first, and never started as a standby before that. The history of
+// one that is older than the group is l; that of a new one is empty.
+func MarkOwn(stateDir string, l pos.Lineage) error {
 	a := &Agent{cfg: AgentConfig{StateDir: stateDir}}
-	return a.mark(primaryMark{})
+	return a.mark(primaryMark{Lineage: l})
 }

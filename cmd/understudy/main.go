@@ -22,11 +22,9 @@ import (
 	"understudy/cmd/internal/cli"
 	"understudy/cmd/internal/demo"
 	"understudy/cmd/internal/node"
-	"understudy/cmd/internal/policyfile"
 	"understudy/configs"
 	"understudy/failover"
 	"understudy/failover/guard"
-	"understudy/ledger/facts"
 )
 
 // version is set by the build.
@@ -90,8 +88,9 @@ func root(release context.CancelFunc) *cobra.Command {
 	}
 	c.CompletionOptions.HiddenDefaultCmd = true
 	width, terminal := terminalWidth()
-	c.AddCommand(cli.Commands(cli.Options{Out: os.Stdout, Version: version, Width: width, Color: terminal})...)
-	for _, own := range []*cobra.Command{runCommand(release), initCommand(), demo.Command(version)} {
+	opts := cli.Options{Out: os.Stdout, Version: version, Width: width, Color: terminal}
+	c.AddCommand(cli.Commands(opts)...)
+	for _, own := range []*cobra.Command{runCommand(release), initCommand(opts), demo.Command(version)} {
 		cli.Prepare(own)
 		c.AddCommand(own)
 	}
@@ -182,47 +181,6 @@ func usage(err error) error {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: err}
 	}
 	return err
-}
-
-// firstPolicy is what a group begins with.
-func firstPolicy(file string) (facts.Policy, error) {
-	if file == "" {
-		return facts.DefaultPolicy(), nil
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return facts.Policy{}, err
-	}
-	return policyfile.Parse(file, b, facts.DefaultPolicy())
-}
-
-func initCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "init",
-		Short: "Found a group with this node as its first primary",
-		Long: "Found a group: make the database in the empty postgresql.data_dir, this node's store, and the ledger.\n" +
-			"Start the daemon afterwards with: understudy run",
-		Args: cobra.NoArgs,
-	}
-	config := cli.ConfigFlag(c)
-	policy := c.Flags().String("policy", "", "file with the group's policy; without it, and for what it leaves out, the defaults")
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := configs.Load(*config)
-		if err != nil {
-			return usage(err)
-		}
-		pol, err := firstPolicy(*policy)
-		if err != nil {
-			return usage(err)
-		}
-		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-		if err := node.Found(cmd.Context(), cfg, pol, log); err != nil {
-			return &cli.ExitError{Code: cli.ExitRefused, Err: err}
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "Founded group %s with %s as its first member. Next: understudy run --config %s\n", cfg.Group, cfg.Name, *config)
-		return nil
-	}
-	return c
 }
 
 func logger(cfg *configs.Node) (*slog.Logger, func(), error) {

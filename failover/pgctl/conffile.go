@@ -38,7 +38,7 @@ func readConf(path, skip string, depth int, into map[string]string) {
 		case name == "include" || name == "include_if_exists":
 			readConf(abs(value), skip, depth+1, into)
 		case name == "include_dir":
-			files, _ := filepath.Glob(filepath.Join(abs(value), "[!.]*.conf"))
+			files, _ := filepath.Glob(filepath.Join(abs(value), "[^.]*.conf"))
 			sort.Strings(files)
 			for _, f := range files {
 				readConf(f, skip, depth+1, into)

@@ -13,10 +13,10 @@ import (
 	"understudy/ledger/facts"
 )
 
-// File is a node's copy of the audit: JSON lines that are only ever appended.
-// It holds one straight chain; where the node was away for longer than the
-// ledger remembers, a line says which entries it never had. Its methods may be
-// called concurrently.
+// File is a node's copy of the audit: JSON lines that are appended. It holds one
+// straight chain; where the node was away for longer than the ledger remembers,
+// a line says which entries it never had, until Fill brings them from another
+// node. Its methods may be called concurrently.
 type File struct {
 	path string
 
@@ -331,9 +331,14 @@ func writeSynced(path string, b []byte) error {
 func (f *File) Export(w io.Writer) error {
 	f.mu.Lock()
 	size, last := f.size, f.last
+	own, err := os.Open(f.path) // a hole that is filled meanwhile makes another file
 	f.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("export audit: %w", err)
+	}
+	defer own.Close()
 	// Lines below size never change, but for a chain that left the group's.
-	if _, err := io.Copy(w, io.NewSectionReader(f.f, 0, size)); err != nil {
+	if _, err := io.Copy(w, io.NewSectionReader(own, 0, size)); err != nil {
 		return fmt.Errorf("export audit: %w", err)
 	}
 	var buf bytes.Buffer

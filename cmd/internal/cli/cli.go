@@ -23,7 +23,7 @@ const (
 	ExitNotRunning = 3 // the local daemon does not answer
 	ExitRefused    = 4 // refused, because it would not be safe or not now, or not confirmed
 	ExitNotSafe    = 5 // status --check: the level is not "safe"
-	ExitNeeded     = 6 // backup --needed: a full backup is needed
+	ExitNeeded     = 6 // backup --needed: a backup is needed
 	// ExitMustStop is wal-get's: which log is right is not known, and recovery
 	// must stop, not guess. PostgreSQL stops at every code above 125.
 	ExitMustStop = 150
@@ -92,7 +92,7 @@ func Commands(opts Options) []*cobra.Command {
 		reseedCommand(opts), offlineCommand(opts), onlineCommand(opts),
 		pauseCommand(opts), resumeCommand(opts), incidentsCommand(opts),
 		stopCommand(opts), restartCommand(opts),
-		backupCommand(opts), setsCommand(opts), withOfflinePoints(pointsCommand(opts), opts), jobsCommand(opts), verifyCommand(opts), drillCommand(opts),
+		backupCommand(opts), withFiles(setsCommand(opts), opts), withOfflinePoints(pointsCommand(opts), opts), jobsCommand(opts), verifyCommand(opts), drillCommand(opts),
 		pruneCommand(opts), locationsCommand(opts), withRebuild(ledgerCommand(opts), opts), groupRestore(restoreCommand(opts), opts),
 	}
 	for _, c := range cmds {

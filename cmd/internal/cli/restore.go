@@ -28,6 +28,7 @@ type restoreFlags struct {
 	port, workers               *int
 	spaces, locations           *[]string
 	drop, binDir, account       *string
+	extra                       *string
 	trustTimes, allowDamage     *bool
 	yes, dryRun, asJSON, status *bool
 }
@@ -43,10 +44,15 @@ func restoreCommand(opts Options) *cobra.Command {
 			"The database is stopped in the end. With --promote it was opened for writing once, on a timeline of its own, and can\n" +
 			"be started as it is; that is so, too, with --beside, and for the target latest. Else it waits at its target: the\n" +
 			"same command with --promote opens it, one with a later target goes on.\n\n" +
+			"Configuration files and listed paths of the host, which are in a backup beside the database, go with --extra to a\n" +
+			"directory of their own, never to where they were: look at them, and copy what is wanted.\n\n" +
 			"The exit code is 0 when the target was reached, 1 when it was tried and was not, and 4 when it was refused.",
 	}
 	f := addRestoreFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *f.extra != "" && *f.to == "" && !*f.status {
+			return restoreExtra(c, f, opts)
+		}
 		to, err := absolute("restore", *f.to)
 		if err != nil {
 			return err
@@ -78,6 +84,7 @@ func addRestoreFlags(c *cobra.Command) restoreFlags {
 		promote:     fl.Bool("promote", false, "open the database at the target, on a new timeline; always so with --beside"),
 		spaces:      fl.StringArray("tablespace", nil, "OID=DIR: put a tablespace there"),
 		locations:   fl.StringArray("location", nil, "use this location only; may be repeated"),
+		extra:       fl.String("extra", "", "unpack the backup's other files (configuration, listed paths of the host) below this directory; without --to only those"),
 		drop:        fl.String("drop", "", "directory with log that was brought by hand (from-archive/); emptied after success"),
 		workers:     fl.Int("workers", 0, "how many pieces are fetched at a time; 0 chooses"),
 		binDir:      fl.String("bin-dir", "", "folder of PostgreSQL's server programs; without it that of the node file, or the right one of this machine"),
@@ -129,6 +136,11 @@ func (f restoreFlags) targets(r *rescue.Request) (err error) {
 			return usage("restore: --tablespace is OID=DIR")
 		}
 		if r.Tablespaces[uint32(n)], err = absolute("restore", dir); err != nil {
+			return err
+		}
+	}
+	if *f.extra != "" {
+		if r.Extra, err = absolute("restore", *f.extra); err != nil {
 			return err
 		}
 	}

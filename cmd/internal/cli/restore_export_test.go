@@ -1,6 +1,9 @@
 package cli
 
-import "understudy/cmd/internal/rescue"
+import (
+	"understudy/cmd/internal/adopt"
+	"understudy/cmd/internal/rescue"
+)
 
 // PlanOfRestoreText is the plan of a restore for a terminal of so many columns.
 func PlanOfRestoreText(p *rescue.Plan, width int) string { return planOfRestoreText(p, width) }
@@ -16,3 +19,6 @@ func RestoreProgressText(p rescue.Progress) string { return restoreProgressText(
 
 // RebuildText is what a location holds.
 func RebuildText(r rescue.Rebuild, width int) string { return rebuildText(r, width) }
+
+// AdoptionText is the plan of a founding on an existing database.
+func AdoptionText(p adopt.Plan, width int) string { return adoptionText(p, width) }

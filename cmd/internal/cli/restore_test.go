@@ -2,11 +2,13 @@ package cli_test
 
 import (
 	"context"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"understudy/cmd/internal/adopt"
 	"understudy/cmd/internal/cli"
 	"understudy/cmd/internal/rescue"
 	"understudy/shipper/catalog"
@@ -35,6 +37,9 @@ func TestRestore_PlanTexts(t *testing.T) {
 			p.Notes = []string{"offsite: 3 more things are not as they should be", "a long note that says so many words that it has to be broken into more than one line on a terminal of ordinary width"}
 		},
 		"beside": func(p *rescue.Plan) { p.Mode, p.Port, p.Promotes = recover.Beside, 5433, true },
+		"extra": func(p *rescue.Plan) {
+			p.Extra = &rescue.Extra{Set: p.Set, Dir: "/srv/host", FileN: 12, Bytes: 34 << 10, Paths: []string{"/etc/postgresql/15/main/postgresql.conf", "/etc/shop/app.conf"}}
+		},
 		"resumed": func(p *rescue.Plan) {
 			p.Resumes = "the restore that was begun at 2026-11-22 10:12:13 UTC and came to the step files"
 		},
@@ -60,12 +65,49 @@ func TestRestore_OutcomeTexts(t *testing.T) {
 	stopped := opened
 	stopped.Opened, stopped.Reached.Timeline, stopped.Reached.Time, stopped.Problems, stopped.Dropped = false, 0, time.Time{}, nil, ""
 	golden(t, "restore-outcome.txt", cli.OutcomeText(opened, 80)+cli.OutcomeText(stopped, 0))
+	stopped.Extra = &recover.Extra{Dir: "/srv/host", FileN: 12, Bytes: 34 << 10, LeftOut: []string{"etc/ssl -> /etc/ssl/private", "etc/up -> ../../x"}}
+	golden(t, "restore-outcome-extra.txt", cli.OutcomeText(stopped, 80))
 	status := rescue.Status{DataDir: "/data", Running: true, Mode: recover.Delta, Set: "20261122-023000F", Target: "latest", Begun: at, Step: recover.StepFiles, At: at}
 	done := status
 	done.Running, done.Step, done.Startable, done.Opened, done.Reached = false, recover.Finished, true, true, &opened.Reached
 	waiting := done
 	waiting.Opened = false
 	golden(t, "restore-status.txt", cli.RestoreStatusText(status, 80)+cli.RestoreStatusText(done, 80)+cli.RestoreStatusText(waiting, 80))
+}
+
+// TestRestore_Flags: what cannot go together is said before anything is asked.
+func TestRestore_Flags(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args []string
+		want string
+	}{
+		"WaitAlone":         {[]string{"--to", "/d", "--wait", "1m"}, "--wait goes with --group only"},
+		"CancelAlone":       {[]string{"--to", "/d", "--cancel"}, "--cancel goes with --group only"},
+		"Nowhere":           {nil, "say with --to"},
+		"ExtraWithTarget":   {[]string{"--extra", "/x", "--target", "latest"}, "--target is about the database"},
+		"ExtraWithDelta":    {[]string{"--extra", "/x", "--delta"}, "--delta is about the database"},
+		"ExtraAsksNobody":   {[]string{"--extra", "/x", "--json"}, "confirm it with --yes"},
+		"BesideWithoutPort": {[]string{"--to", "/d", "--beside"}, "--beside needs --port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := run(context.Background(), io.Discard, append([]string{"restore"}, tt.args...)...)
+			if cli.Code(err) != cli.ExitUsage || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %d, %v", cli.Code(err), err)
+			}
+		})
+	}
+}
+
+// adoption is a founding on a restored database.
+func adoption() adopt.Plan {
+	return adopt.Plan{Node: "main", Group: "shop", DataDir: "/var/lib/postgresql/15/main", Version: "15.18", SystemID: 7710935969210939122, Timeline: 3,
+		StoppedAt: 0x501B4C0, Bytes: 9 << 30, FileN: 4711, Spaces: []string{"/srv/fast"}, Restored: "20261122-023000F",
+		Changes: []string{"postgresql.conf ends in an include", "who may connect is in postgresql.hba"}, Kept: []string{"all databases, roles and settings"},
+		Notes: []string{"the database has no data checksums, which is said in so many words that they have to be broken into more than one line on a terminal"}}
+}
+
+func TestAdoption_Text(t *testing.T) {
+	golden(t, "adoption.txt", cli.AdoptionText(adoption(), 0)+cli.AdoptionText(adoption(), 80))
 }
 
 func TestRestore_ProgressTexts(t *testing.T) {

@@ -39,7 +39,7 @@ func groupRestore(c *cobra.Command, opts Options) *cobra.Command {
 	alone := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if !*f.group {
-			for _, name := range []string{"cancel", "node", "force", "archive-wait"} {
+			for _, name := range []string{"cancel", "node", "force", "archive-wait", "wait"} {
 				if c.Flags().Changed(name) {
 					return usage("restore: --%s goes with --group only", name)
 				}

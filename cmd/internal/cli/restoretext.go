@@ -72,6 +72,9 @@ func planOfRestoreText(p *rescue.Plan, width int) string {
 	if p.Overwrite != "" {
 		f.add("overwrites", "%s", p.Overwrite)
 	}
+	if p.Extra != nil {
+		f.extra(*p.Extra)
+	}
 	f.add("result", "%s", resultText(p))
 	guess := " (a guess: no drill has measured it)"
 	if p.Measured {
@@ -108,6 +111,9 @@ func outcomeText(o rescue.Outcome, width int) string {
 		f.add("files", "%s, of which %s were there already", size(o.FileBytes), size(o.SameBytes))
 	}
 	f.add("opened", "%s", map[bool]string{true: "yes, once; it is stopped now", false: "no; it is stopped at its target"}[o.Opened])
+	if o.Extra != nil {
+		f.unpacked(*o.Extra)
+	}
 	for _, p := range o.Problems {
 		f.b.WriteString(paragraph(fmt.Sprintf("Note: %s at %s was passed over: %s", p.Object, p.Location, p.Text), "  ", width))
 	}

@@ -32,6 +32,7 @@ const (
 	argID        = "id"
 	argName      = "name"
 	argNote      = "note." // before the name of a note
+	argForm      = "form"  // of a backup: full or incremental
 )
 
 // workFlags are those of the commands that begin jobs.

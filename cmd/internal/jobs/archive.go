@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"understudy/cmd/internal/worker"
 	"understudy/ledger/facts"
+	"understudy/shipper/catalog"
 	"understudy/shipper/pos"
 )
 
@@ -39,13 +41,14 @@ func (r *Runner) feed(ctx context.Context, st facts.State) {
 	what := key(spec)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var before map[string]pos.LSN
 	if old := r.feeding; old != nil {
 		select {
 		case <-old.done:
 			if what != "" && time.Since(old.began) < restartPause {
 				return // it fails at once: not in a circle
 			}
-			r.feeding, r.feeds = nil, nil
+			r.feeding, r.feeds, before = nil, nil, old.from
 		default:
 			if old.what != what || spec != nil && pruned(old.from, *spec) {
 				old.cancel(errOtherFeeds)
@@ -57,8 +60,11 @@ func (r *Runner) feed(ctx context.Context, st facts.State) {
 		return
 	}
 	run := &running{id: archiveDir, done: make(chan struct{}), began: time.Now(), what: what, from: map[string]pos.LSN{}}
-	for _, f := range spec.Archive.Feeds {
+	for i, f := range spec.Archive.Feeds {
 		run.from[f.Location] = f.From
+		if from, known := before[f.Location]; known && !f.New {
+			spec.Archive.Feeds[i].Stale = stale(st, f.Location, from)
+		}
 	}
 	run.ctx, run.cancel = context.WithCancelCause(ctx)
 	r.feeding = run
@@ -94,6 +100,45 @@ func pruned(from map[string]pos.LSN, spec worker.Spec) bool {
 	return slices.ContainsFunc(spec.Archive.Feeds, func(f worker.Feed) bool {
 		return !f.New && f.From.SegStart(spec.Group.SegSize) > from[f.Location].SegStart(spec.Group.SegSize)
 	})
+}
+
+// stale is the log below all that a location has that a worker which wanted log
+// from there on may have brought again after it was removed. What a fill brings
+// at this moment is not known yet, so that nothing is stale while one runs.
+func stale(st facts.State, location string, from pos.LSN) pos.Range {
+	for _, j := range st.Backups.Jobs {
+		if j.Kind == facts.JobFill && slices.Contains(j.Locations, location) {
+			return pos.Range{}
+		}
+	}
+	c, _ := st.Catalog(facts.ProfilePostgres)
+	wal := c.Places[location].WAL
+	if len(wal) == 0 {
+		return pos.Range{}
+	}
+	lowest := slices.MinFunc(wal, func(a, b catalog.Span) int { return cmp.Compare(a.From, b.From) }).From
+	r := pos.Range{From: from.SegStart(c.SegSize), To: lowest.SegStart(c.SegSize)}
+	if r.From >= r.To {
+		return pos.Range{}
+	}
+	return r
+}
+
+// errPruned is returned for the report of a worker that does not know yet that
+// log was removed.
+var errPruned = errors.New("log was removed from the location since this worker began")
+
+// current makes sure that what a worker reports of a location's log was not
+// overtaken by a removal: it is refused here as far as this node knows, and by
+// the ledger beyond that.
+func (r *Runner) current(run *running, c *facts.RecordArchived) error {
+	st := r.cfg.Ledger.State()
+	if spec := r.cfg.Archive(st, []string{c.Location}); spec == nil || pruned(run.from, *spec) {
+		run.cancel(errOtherFeeds)
+		return errPruned
+	}
+	c.Removals = st.Backups.LogRemovals[c.Location]
+	return nil
 }
 
 func (r *Runner) archive(run *running, spec worker.Spec) {

@@ -106,12 +106,16 @@ func (r *Runner) command(v View, o agenda.Order) (facts.Command, bool) {
 		}
 		switch {
 		case o.Job == agenda.JobFull:
-			j.Label = backupset.NewLabel(v.Now)
+			j.Label, j.Parent = LabelOf(v.Now, o), o.Parent
 		case o.Job == agenda.JobFill && o.Label != "":
 			j.Uses.Labels = []string{o.Label}
 		case o.Job == agenda.JobVerify:
 			// With the newest set of a location goes the log there.
-			j.Log = o.Label == newestAt(st, o.Locations)
+			if j.Log = o.Label == newestAt(st, o.Locations); j.Log {
+				j.Uses.Floor = LogUsed(catalogOf(st), o.Locations)
+			}
+		case o.Job == agenda.JobDrill:
+			j.Uses = DrillUses(catalogOf(st), o.Locations)
 		}
 		return facts.Command{BeginJob: &facts.BeginJob{Expect: st.Backups.JobsVersion, Removals: st.Backups.Removals, Job: j}}, true
 	case agenda.Cancel:
@@ -121,7 +125,7 @@ func (r *Runner) command(v View, o agenda.Order) (facts.Command, bool) {
 		if !ok {
 			return facts.Command{}, false
 		}
-		return facts.Command{LoseJobs: &facts.LoseJobs{Store: j.Store, Keep: bootOf(v, j.Node), Why: o.Why}}, true
+		return facts.Command{LoseJobs: &facts.LoseJobs{Store: j.Store, ID: j.ID, Why: o.Why}}, true
 	case agenda.Feed:
 		if !member || len(o.Locations) != 1 {
 			return facts.Command{}, false
@@ -129,6 +133,19 @@ func (r *Runner) command(v View, o agenda.Order) (facts.Command, bool) {
 		return facts.Command{AssignFeeder: &facts.AssignFeeder{Expect: st.Backups.FeedersVersion, Location: o.Locations[0], Store: m.Store}}, true
 	}
 	return facts.Command{}, false // markers are the primary's own business
+}
+
+// LabelOf names the set of a backup that begins now.
+func LabelOf(now time.Time, o agenda.Order) string {
+	if o.Parent != "" {
+		return backupset.NewIncrementalLabel(now)
+	}
+	return backupset.NewLabel(now)
+}
+
+func catalogOf(st facts.State) catalog.Catalog {
+	c, _ := st.Catalog(facts.ProfilePostgres)
+	return c
 }
 
 // newestAt is the newest set of which a location has a whole copy.
@@ -193,7 +210,7 @@ func policyOf(p facts.BackupPolicy) agenda.Policy {
 	if p.PruneAt != "" && p.PruneAt != facts.ScheduleOff {
 		out.Prune = schedule("daily "+p.PruneAt, zone)
 	}
-	out.From = agenda.Source(p.From)
+	out.From, out.Incremental, out.FullEvery = agenda.Source(p.From), p.Incremental, p.FullEvery
 	out.Limits = map[agenda.JobKind]time.Duration{}
 	if p.TimeLimit > 0 {
 		for _, k := range []agenda.JobKind{agenda.JobFull, agenda.JobVerify, agenda.JobFill, agenda.JobPrune, agenda.JobDrill, agenda.JobRestore} {

@@ -53,6 +53,9 @@ func (p *process) tell(v any) error {
 // messages, one at a time, until it ends. When ctx ends the worker is told to
 // clean up, and killed if it takes too long. The last message is returned.
 func runWorker(ctx context.Context, binary string, spec worker.Spec, logFile *os.File, started func(*process), each func(worker.Message)) (worker.Done, error) {
+	if ctx.Err() != nil {
+		return worker.Done{}, context.Cause(ctx)
+	}
 	cmd := exec.Command(binary, "worker")
 	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C.UTF-8") // secrets may be in it
 	cmd.Stderr = logFile

@@ -100,7 +100,7 @@ func (r *Runner) Run(ctx context.Context) {
 	fast := time.NewTicker(200 * time.Millisecond)
 	defer fast.Stop()
 	defer r.endAll()
-	for {
+	for ctx.Err() == nil {
 		changed := r.cfg.Ledger.Changed()
 		r.look(ctx)
 		select {
@@ -119,27 +119,44 @@ func (r *Runner) Run(ctx context.Context) {
 
 // look starts and ends workers as the ledger says.
 func (r *Runner) look(ctx context.Context) {
+	// Before the ledger is read: a job that ends between the two is over in the
+	// one or still stands in the other, and is not begun a second time.
+	mine := r.underWay()
 	st := r.cfg.Ledger.State()
 	if !st.Founded() {
 		return
 	}
 	r.loseOld(ctx, st)
+	for id, run := range mine {
+		if _, stands := st.Backups.Jobs[id]; !stands {
+			run.cancel(errGivenUp) // one that has just ended does not notice
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(st.Backups.Jobs)) {
 		j := st.Backups.Jobs[id]
 		if j.Store != r.cfg.Store || j.Lease != r.cfg.Boot {
 			continue
 		}
-		r.mu.Lock()
-		run, known := r.jobs[id]
-		r.mu.Unlock()
-		switch {
-		case known && j.Cancel != "":
+		run, known := mine[id]
+		if !known {
+			run = r.start(ctx, st, j)
+		}
+		if j.Cancel != "" {
 			run.cancel(fmt.Errorf("cancelled: %s", j.Cancel))
-		case !known:
-			r.start(ctx, st, j)
 		}
 	}
 	r.feed(ctx, st)
+}
+
+// errGivenUp ends a worker whose job was given up, for example while nobody
+// heard of this node.
+var errGivenUp = errors.New("the group has given the job up")
+
+// underWay are the jobs of this node that have not ended as far as it knows.
+func (r *Runner) underWay() map[string]*running {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.jobs)
 }
 
 // loseOld ends jobs that an earlier run of this daemon left.
@@ -165,7 +182,7 @@ func (r *Runner) propose(ctx context.Context, c facts.Command) error {
 }
 
 // start runs a job in the background and tells the ledger its end.
-func (r *Runner) start(ctx context.Context, st facts.State, j facts.Job) {
+func (r *Runner) start(ctx context.Context, st facts.State, j facts.Job) *running {
 	run := &running{id: j.ID, kind: j.Kind, done: make(chan struct{}), began: time.Now()}
 	run.ctx, run.cancel = context.WithCancelCause(ctx)
 	r.mu.Lock()
@@ -187,6 +204,7 @@ func (r *Runner) start(ctx context.Context, st facts.State, j facts.Job) {
 		end.Result, end.Problem = clip(end.Result), clip(end.Problem)
 		r.end(ctx, run, end)
 	}()
+	return run
 }
 
 // end tells the ledger that a job is over, until the ledger knows.
@@ -320,15 +338,24 @@ func (r *Runner) take(run *running, m worker.Message) {
 		r.mu.Unlock()
 	case m.Propose != nil:
 		a := worker.Answer{N: m.N}
-		err := r.propose(run.ctx, *m.Propose)
-		if err != nil {
+		if err := r.proposeFor(run, *m.Propose); err != nil {
 			var refused *ledger.RefusedError
-			a.Error, a.Refused = err.Error(), errors.As(err, &refused)
+			a.Error, a.Refused = err.Error(), errors.As(err, &refused) || errors.Is(err, errPruned)
 		}
 		if err := run.process.tell(worker.Line{Answer: &a}); err != nil {
 			r.cfg.Log.Debug("answer a worker", "error", err)
 		}
 	}
+}
+
+// proposeFor says what a worker asks to say.
+func (r *Runner) proposeFor(run *running, c facts.Command) error {
+	if a := c.RecordArchived; a != nil && a.Store != "" {
+		if err := r.current(run, a); err != nil {
+			return err
+		}
+	}
+	return r.propose(run.ctx, c)
 }
 
 // Work is what this node's jobs are doing, in order of their ids.

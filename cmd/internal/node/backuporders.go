@@ -10,10 +10,10 @@ import (
 
 	"understudy/cmd/internal/admin"
 	"understudy/cmd/internal/doc"
+	"understudy/cmd/internal/jobs"
 	"understudy/ledger/agenda"
 	"understudy/ledger/facts"
 	"understudy/ledger/retention"
-	"understudy/shipper/backupset"
 	"understudy/shipper/catalog"
 )
 
@@ -157,21 +157,40 @@ func (s backupSight) planBackup(args map[string]string) (jobPlan, error) {
 	if err := s.running(facts.JobBackup, ""); err != nil {
 		return jobPlan{}, err
 	}
-	orders := s.decide(wanted, agenda.Request{ID: operatorWhy, Kind: agenda.JobFull})
+	form, err := formOf(args["form"])
+	if err != nil {
+		return jobPlan{}, err
+	}
+	orders := s.decide(wanted, agenda.Request{ID: operatorWhy, Kind: agenda.JobFull, Form: form})
 	o, ok := answer(orders, operatorWhy)
 	if !ok {
-		return jobPlan{}, refusedAction(cmp.Or(raised(orders, "backup-location", "backup-node"), "no node can take a backup now") + "; look at: understudy locations, and understudy status")
+		return jobPlan{}, refusedAction(cmp.Or(raised(orders, "backup-location", "backup-node", "backup-parent"), "no node can take a backup now") + "; look at: understudy locations, and understudy status")
 	}
 	j, err := s.job(facts.JobBackup, o.Node, o.Locations)
 	if err != nil {
 		return jobPlan{}, err
 	}
-	j.Label, j.Notes = backupset.NewLabel(s.agenda.Now), notesOf(args)
+	j.Label, j.Parent, j.Notes = jobs.LabelOf(s.agenda.Now, o), o.Parent, notesOf(args)
 	steps := []string{fmt.Sprintf("%s takes full backup %s and writes it to %s.", o.Node, j.Label, strings.Join(o.Locations, ", "))}
+	if o.Parent != "" {
+		steps = []string{
+			fmt.Sprintf("%s takes incremental backup %s, built on %s, and writes it to %s.", o.Node, j.Label, o.Parent, strings.Join(o.Locations, ", ")),
+			"If the server cannot do that, it takes a full one and says why.",
+		}
+	}
 	if left := without(wanted, o.Locations); len(left) > 0 {
 		steps = append(steps, fmt.Sprintf("It is copied later to %s: that does not take it now.", strings.Join(left, ", ")))
 	}
 	return jobPlan{jobs: []facts.Job{j}, steps: append(steps, "It is complete once all log that it needs is at a location, too.")}, nil
+}
+
+// formOf reads what kind of a backup is ordered; "" leaves it to the policy.
+func formOf(arg string) (agenda.Form, error) {
+	switch f := agenda.Form(arg); f {
+	case "", agenda.Full, agenda.Incremental:
+		return f, nil
+	}
+	return "", badArgument("form: %.40q is neither %s nor %s.", arg, agenda.Full, agenda.Incremental)
 }
 
 func without(all, some []string) []string {
@@ -208,6 +227,9 @@ func (s backupSight) planVerify(args map[string]string) (jobPlan, error) {
 		j.Label, j.Log = label, args["log"] == "true" || label == ""
 		if len(labels) <= maxJobUses {
 			j.Uses = facts.Uses{Labels: labels}
+		}
+		if j.Log {
+			j.Uses.Floor = jobs.LogUsed(s.agenda.Catalog, j.Locations)
 		}
 		plan.jobs = append(plan.jobs, j)
 		what := fmt.Sprintf("%d sets", len(labels))
@@ -298,7 +320,9 @@ func (s backupSight) planDrill(args map[string]string) (jobPlan, error) {
 	if err != nil {
 		return jobPlan{}, err
 	}
-	j.Target, j.Uses = target, uses
+	if j.Target, j.Uses = target, uses; target == "" {
+		j.Uses = jobs.DrillUses(s.agenda.Catalog, j.Locations)
+	}
 	return jobPlan{jobs: []facts.Job{j}, steps: []string{fmt.Sprintf("%s restores %s into a scratch server, compares its rows, and removes it.", o.Node, what)}}, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"understudy/cmd/internal/admin"
 	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/view"
+	"understudy/failover/decide"
 	"understudy/ledger"
 	"understudy/ledger/facts"
 	"understudy/ledger/retention"
@@ -52,7 +53,7 @@ func (n *Node) Retention() retention.Plan {
 	return retention.Make(retentionInput(n.ledger.State(), time.Now()))
 }
 
-// Needed says whether a new full backup is needed.
+// Needed says whether a new backup is needed.
 func (n *Node) Needed(context.Context) (doc.Needed, error) {
 	st := n.ledger.State()
 	if !st.Founded() {
@@ -64,11 +65,8 @@ func (n *Node) Needed(context.Context) (doc.Needed, error) {
 // backupSight is what an operator's order about backups is planned from.
 func (n *Node) backupSight(st facts.State) backupSight {
 	v := n.jobsView(st)
-	s := backupSight{state: st, agenda: n.jobs.Input(st, v), boots: map[string]string{}}
-	for _, r := range v.Nodes {
-		s.boots[r.Node] = r.Boot
-	}
-	return s
+	v.Nodes = slices.DeleteFunc(v.Nodes, func(r decide.Report) bool { return r.Boot == "" })
+	return backupSight{state: st, agenda: n.jobs.Input(st, v), boots: runsOf(v)}
 }
 
 // backupOrder carries out an operator's command about backups. known is false
@@ -102,6 +100,9 @@ func (n *Node) beginJobs(ctx context.Context, st facts.State, action string, arg
 		if err != nil {
 			return rep, err
 		}
+		if action == doc.ActionPrune {
+			rep.Steps = append(rep.Steps, n.asideSteps(st)...)
+		}
 		for _, j := range plan.jobs {
 			rep.Jobs = append(rep.Jobs, admin.JobDoc(j))
 		}
@@ -121,11 +122,13 @@ func (n *Node) beginJobs(ctx context.Context, st facts.State, action string, arg
 		if err != nil {
 			rep.Steps = append(rep.Steps, fmt.Sprintf("The rest was not begun: %v.", err))
 		}
-		n.await(ctx, func(st facts.State) bool { _, known := st.Job(plan.jobs[begun-1].ID); return known })
-		for i := range rep.Jobs {
-			if j, ok := n.ledger.State().Job(rep.Jobs[i].ID); ok {
-				rep.Jobs[i] = admin.JobDoc(j)
+		taken, steps := n.takenUp(ctx, plan.jobs[:begun])
+		rep.Steps = append(rep.Steps, steps...)
+		for i, j := range taken {
+			if known, ok := n.ledger.State().Job(j.ID); ok {
+				j = known
 			}
+			rep.Jobs[i] = admin.JobDoc(j)
 		}
 		return rep, nil
 	}

@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"understudy/cmd/internal/doc"
 	"understudy/cmd/internal/jobs"
+	"understudy/cmd/internal/worker"
 	"understudy/failover/decide"
 	"understudy/ledger/agenda"
 	"understudy/ledger/facts"
@@ -38,12 +40,27 @@ func DescribeInit(name, path, dataDir string) (doc.Mark, error) {
 }
 
 // TakesBackups makes the planner's node one that can be given jobs, which it
-// does not carry out. report is what it says of itself.
+// takes up and does not carry out. report is what it says of itself.
 func (p Planner) TakesBackups(report decide.Report) {
+	p.Runs(func() decide.Report {
+		r := report
+		for id, j := range p.State().Backups.Jobs {
+			if j.Lease == r.Boot {
+				r.Work = append(r.Work, decide.Work{Job: id})
+			}
+		}
+		return r
+	})
+}
+
+// Runs makes the planner's node one whose daemon says of itself what report
+// returns.
+func (p Planner) Runs(says func() decide.Report) {
+	report := says()
 	p.n.boot, p.n.jobs = report.Boot, jobs.New(jobs.Config{
 		Node: p.n.cfg.Name, Store: p.n.spool.Store(), Boot: report.Boot, Ledger: p.n.ledger, Leads: func() bool { return true }, Log: slog.New(slog.DiscardHandler),
 	})
-	p.n.control.report = func() decide.Report { return report }
+	p.n.control.report = says
 }
 
 // Backup carries out an action on backups.
@@ -66,4 +83,31 @@ func ProtectionSets(states ...facts.State) (out []int) {
 		out = append(out, len(p.of(st).Sets))
 	}
 	return out
+}
+
+// Ended tells whether nothing of a job runs any more.
+func Ended(j facts.Job, runs map[string]string, now time.Time) bool { return ended(j, runs, now) }
+
+// SweepPart is what is known of those who write to the locations of a job.
+func SweepPart(st facts.State, j facts.Job, runs map[string]string, now time.Time) []worker.Sweep {
+	return sweepPart(st, j, runs, now)
+}
+
+// BegunPart is log whose removal was begun.
+func BegunPart(st facts.State, locations ...string) map[string][]facts.WALRange {
+	return begunPart(st, locations)
+}
+
+// AsideNow is the time by which what was put aside grows old.
+func AsideNow(st facts.State, now time.Time) (time.Time, bool) { return asideNow(st, now) }
+
+// StateDir is the planner's.
+func (p Planner) StateDir() string { return p.n.cfg.StateDir }
+
+// AsideSteps are what the planner's node forgets next, were its primary in a
+// phase.
+func (p Planner) AsideSteps(phase facts.Phase) []string {
+	st := p.State()
+	st.Primary.Phase = phase
+	return p.n.asideSteps(st)
 }

@@ -135,7 +135,7 @@ func TestPlanJobs(t *testing.T) {
 		"VerifyNothing": {"verify", "", func(s *sighted) { clear(s.catalog().Sets) }, "", "no location has a whole copy to be proven"},
 		"VerifyRuns":    {"verify", "", func(s *sighted) { s.runs(facts.Job{ID: "j1", Kind: facts.JobVerify, Locations: []string{"nas"}}) }, "", "a verify runs already on backup"},
 
-		"Drill":            {"drill", "", nil, "backup nas,offsite", ""},
+		"Drill":            {"drill", "", nil, "backup nas,offsite uses " + setOld + "," + setNew + " from 0/1000100", ""},
 		"DrillLatest":      {"drill", "target=latest", nil, "backup nas,offsite target=latest uses " + setNew + " from 0/8000100", ""},
 		"DrillAt":          {"drill", "target=2026-02-28 08:00:00+00", nil, "backup nas,offsite target=2026-02-28 08:00:00+00:00 uses " + setNew + " from 0/8000100", ""},
 		"DrillTooEarly":    {"drill", "target=2025-12-01 00:00:00+00", nil, "", "the target cannot be reached"},

@@ -86,6 +86,7 @@ type control struct {
 	read    func(context.Context) ([]byte, error)
 	reseed  func(context.Context, []byte) ([]byte, error)
 	restore func(ctx context.Context, op string, body []byte) ([]byte, error)
+	audit   func(body []byte) ([]byte, error)
 
 	ears *ears
 
@@ -501,6 +502,8 @@ func (c *control) answer(ctx context.Context, m message) message {
 		rep.Body, err = c.read(ctx)
 	case "reseed":
 		rep.Body, err = c.reseed(ctx, m.Body)
+	case opAudit:
+		rep.Body, err = c.audit(m.Body)
 	case opRestorePlan, opRestoreShut:
 		rep.Body, err = c.restore(ctx, m.Op, m.Body)
 	default:

@@ -18,6 +18,7 @@ import (
 	"understudy/ledger"
 	"understudy/ledger/facts"
 	"understudy/shipper/link"
+	"understudy/shipper/pos"
 )
 
 // ErrFounded is returned by Found for a node that belongs to a group already.
@@ -29,44 +30,59 @@ var ErrFounded = errors.New("this node belongs to a group already")
 // that holds anything but an empty data directory, with nothing changed. A zero
 // policy is the default one.
 func Found(ctx context.Context, cfg *configs.Node, policy facts.Policy, log *slog.Logger) error {
-	if cfg.PostgreSQL == nil {
-		return fmt.Errorf("%s: a witness cannot found a group; run init on the node that will be the first primary", cfg.File())
-	}
-	creds, err := link.LoadIdentity(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA)
+	n, err := founder(cfg, log)
 	if err != nil {
 		return err
 	}
-	server, err := newServer(cfg, log)
-	if err != nil {
-		return err
-	}
-	state, err := server.State()
+	state, err := n.server.State()
 	if err != nil {
 		return err
 	}
 	if state != pgctl.Empty {
-		return fmt.Errorf("%s: postgresql.data_dir %s is not empty (%s); name an empty directory", cfg.File(), server.DataDir, state)
+		return fmt.Errorf("%s: postgresql.data_dir %s is not empty (%s); name an empty directory, or found the group with what is there: init --adopt", cfg.File(), n.server.DataDir, state)
 	}
-	n := &Node{cfg: cfg, server: server, log: log, creds: creds}
 	if err := n.directories(); err != nil {
 		return err
 	}
-	if err := server.InitDB(ctx, cfg.PostgreSQL.Superuser); err != nil {
+	if err := n.server.InitDB(ctx, cfg.PostgreSQL.Superuser); err != nil {
 		return fmt.Errorf("make the database: %w", err)
 	}
-	control, err := server.Control(ctx)
+	return n.found(ctx, policy, nil)
+}
+
+// founder is a node that is about to found a group; nothing is changed for it.
+func founder(cfg *configs.Node, log *slog.Logger) (*Node, error) {
+	if cfg.PostgreSQL == nil {
+		return nil, fmt.Errorf("%s: a witness cannot found a group; run init on the node that will be the first primary", cfg.File())
+	}
+	creds, err := link.LoadIdentity(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA)
+	if err != nil {
+		return nil, err
+	}
+	server, err := newServer(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return &Node{cfg: cfg, server: server, log: log, creds: creds}, nil
+}
+
+// found makes the store and the ledger of a group with the database in the data
+// directory, whose history before the group is past.
+func (n *Node) found(ctx context.Context, policy facts.Policy, past pos.Lineage) error {
+	cfg, group := n.cfg, n.creds.Identity().Group
+	control, err := n.server.Control(ctx)
 	if err != nil {
 		return err
 	}
-	if err := failover.MarkOwn(cfg.StateDir); err != nil {
+	if err := failover.MarkOwn(cfg.StateDir, past); err != nil {
 		return err
 	}
-	sp, err := openStore(cfg, creds.Identity().Group, "", log)
+	sp, err := openStore(cfg, group, "", n.log)
 	if err != nil {
 		return err
 	}
 	defer sp.Close()
-	l, err := ledger.Open(ledger.Config{Dir: raftDir(cfg), Store: sp.Store(), Advertise: cfg.Advertise, Stream: newSilent(cfg.Advertise), Log: log})
+	l, err := ledger.Open(ledger.Config{Dir: raftDir(cfg), Store: sp.Store(), Advertise: cfg.Advertise, Stream: newSilent(cfg.Advertise), Log: n.log})
 	if err != nil {
 		return err
 	}
@@ -76,10 +92,11 @@ func Found(ctx context.Context, cfg *configs.Node, policy facts.Policy, log *slo
 	}
 	now := time.Now().UTC()
 	return l.Found(ctx, facts.Found{
-		Group: facts.Group{ID: creds.Identity().Group, Name: cfg.Group, LedgerID: randomID(), SystemID: control.SystemID,
-			PGMajor: server.Major, SegSize: control.SegSize, FoundedAt: now},
-		Member: facts.Member{Name: cfg.Name, Store: sp.Store(), Kind: facts.KindData, Address: cfg.Advertise, HTTP: n.httpAddr(), JoinedAt: now},
-		Policy: policy,
+		Group: facts.Group{ID: group, Name: cfg.Group, LedgerID: randomID(), SystemID: control.SystemID,
+			PGMajor: n.server.Major, SegSize: control.SegSize, FoundedAt: now},
+		Member:  facts.Member{Name: cfg.Name, Store: sp.Store(), Kind: facts.KindData, Address: cfg.Advertise, HTTP: n.httpAddr(), JoinedAt: now},
+		Policy:  policy,
+		Lineage: past,
 	})
 }
 

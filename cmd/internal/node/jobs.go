@@ -28,12 +28,15 @@ func (n *Node) jobSpec(st facts.State, j facts.Job, s *worker.Spec) error {
 	base := n.baseSpec(st)
 	base.Task, base.Job, base.Dir = s.Task, s.Job, s.Dir
 	*s = base
+	if slices.Contains(sweepers(), j.Kind) {
+		s.Sweep = sweepPart(st, j, runsOf(n.jobsView(st)), time.Now())
+	}
 	switch j.Kind {
 	case facts.JobBackup:
 		if n.server == nil {
 			return errNoServer
 		}
-		s.Backup = &worker.Backup{Label: j.Label, ConnString: n.server.DSN(false),
+		s.Backup = &worker.Backup{Label: j.Label, Parent: j.Parent, ConnString: n.server.DSN(false),
 			Standby: n.primaryRun() == nil, Locations: j.Locations, Notes: j.Notes}
 	case facts.JobPrune:
 		s.Prune = n.prunePart(st, j)
@@ -98,7 +101,7 @@ func rulesOf(r facts.Retention, zone *time.Location) retention.Rules {
 
 func (n *Node) prunePart(st facts.State, j facts.Job) *worker.Prune {
 	plan := retention.Make(retentionInput(st, time.Now(), j.Locations...))
-	p := &worker.Prune{Plan: plan, Sweep: j.Locations}
+	p := &worker.Prune{Plan: plan, Begun: begunPart(st, j.Locations)}
 	c, _ := st.Catalog(facts.ProfilePostgres)
 	for _, label := range slices.Sorted(maps.Keys(c.Sets)) {
 		s := c.Sets[label]
@@ -140,7 +143,7 @@ func verifyPart(st facts.State, j facts.Job) *worker.Verify {
 // fillPart is what the location of a job lacks: the sets that it would keep,
 // and the log that any other has.
 func fillPart(st facts.State, j facts.Job) *worker.Fill {
-	f := &worker.Fill{To: j.Locations[0]}
+	f := &worker.Fill{To: j.Locations[0], Removals: st.Backups.LogRemovals[j.Locations[0]]}
 	in := retentionInput(st, time.Now(), f.To)
 	want := retention.Wants(in, f.To)
 	if f.Labels = want.Sets; j.Label != "" {
@@ -181,6 +184,11 @@ func (n *Node) jobsView(st facts.State) jobs.View {
 	for _, h := range n.reports() {
 		if time.Since(h.At) > decide.Fresh {
 			continue
+		}
+		if h.Gone {
+			// Its daemon is starting anew, perhaps, and the run that it was gets
+			// nothing more to do.
+			h.Report.Boot = ""
 		}
 		v.Nodes = append(v.Nodes, h.Report)
 	}

@@ -57,8 +57,9 @@ type Node struct {
 	control  *control
 	named    *identity // the ledger's name
 	began    time.Time
-	hooks    *hook.Runner  // nil for none
-	jobs     *jobs.Runner  // work on backups
+	hooks    *hook.Runner // nil for none
+	jobs     *jobs.Runner // work on backups
+	audit    auditFile
 	guarded  protection    // what the backups protect, as status says it
 	tunnels  chan struct{} // a slot per connection of a returning node's pg_rewind
 
@@ -97,6 +98,9 @@ func Open(ctx context.Context, cfg *configs.Node, o Options) (*Node, error) {
 	}
 	if id := n.creds.Identity(); id.Node != cfg.Name {
 		return nil, fmt.Errorf("%s: tls.cert was issued to node %q, but name is %q", cfg.File(), id.Node, cfg.Name)
+	}
+	if err := checkAdoption(cfg); err != nil {
+		return nil, err
 	}
 	if err := n.checkGroup(); err != nil {
 		return nil, err
@@ -217,6 +221,11 @@ func (n *Node) open() error {
 	if n.events, err = eventlog.Open(cfg.EventsFile()); err != nil {
 		return fmt.Errorf("open the event log: %w", err)
 	}
+	if n.server != nil {
+		if err := n.server.AmendFounding(cfg.PostgreSQL.Superuser); err != nil {
+			return err
+		}
+	}
 	pgWAL := ""
 	if n.server != nil && !failover.Marked(cfg.StateDir) { // a primary's own log is no spool's tail
 		pgWAL = filepath.Join(n.server.DataDir, "pg_wal")
@@ -237,7 +246,7 @@ func (n *Node) open() error {
 		return fmt.Errorf("open the ledger: %w", err)
 	}
 	n.control.propose, n.control.read, n.control.reseed = n.ledger.HandlePropose, n.ledger.HandleRead, n.handleReseed
-	n.control.restore = n.handleRestore
+	n.control.restore, n.control.audit = n.handleRestore, n.handleAudit
 	n.receiver = standby.New(standby.Config{
 		Node: cfg.Name, Store: n.spool.Store(), Identity: n.identity, Spool: n.spool,
 		Fill: n.fill, Refuse: n.agent.Returning, OnSession: n.onSession, Log: n.log,
@@ -304,6 +313,7 @@ func (n *Node) Run(ctx context.Context) error {
 	wg.Go(func() { n.keepMarking(base) })
 	wg.Go(func() { n.watchRestore(base) })
 	wg.Go(func() { n.keepAudit(base) })
+	wg.Go(func() { n.keepAside(base) })
 	stopEvents := n.ledger.Subscribe(n.ledgerEvents())
 	if n.server != nil {
 		wg.Go(func() { fail("log server", walserver.Serve(base, n.walServer())) })

@@ -57,9 +57,14 @@ func (p *plane) SyncLog() error {
 	return err
 }
 
-// Conninfo is how the local standby reaches the daemon's log server.
+// Conninfo is how the local standby reaches the daemon's log server. Where the
+// server can keep logical slots like the primary's it wants a database for that.
 func (p *plane) Conninfo() string {
-	return fmt.Sprintf("host=%s port=%d user=understudy application_name=%s", p.n.cfg.WALSocketDir(), walPort, p.n.cfg.Name)
+	s := fmt.Sprintf("host=%s port=%d user=understudy application_name=%s", p.n.cfg.WALSocketDir(), walPort, p.n.cfg.Name)
+	if p.n.server.KeepsSlots() {
+		s += " dbname=postgres"
+	}
+	return s
 }
 
 // Restore is the standby's restore_command.

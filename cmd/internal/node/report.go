@@ -248,6 +248,7 @@ func (n *Node) walServer() walserver.Config {
 			}
 		},
 		OnSession: n.receiver.Feeding,
+		Proxy:     n.toPrimary,
 		Logger:    n.log,
 	}
 }

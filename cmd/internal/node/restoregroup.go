@@ -232,6 +232,15 @@ func (n *Node) planRestore(ctx context.Context, st facts.State, ask groupAsk) (g
 	if err != nil {
 		return groupPlan{}, err
 	}
+	if t := stopsOn(w.Choice); t != w.Choice.Timeline() {
+		// Along a timeline that it never comes to, the server would write a history
+		// that leaves that one before it began.
+		w.close()
+		target.Timeline = t
+		if w, err = n.prepare(ctx, st, target, ask.Set, true); err != nil {
+			return groupPlan{}, err
+		}
+	}
 	defer w.close()
 	c := w.Choice
 	r := facts.Restore{Target: target, Set: c.Set, Along: c.Timeline()}
@@ -245,6 +254,16 @@ func (n *Node) planRestore(ctx context.Context, st facts.State, ask groupAsk) (g
 		steps = append(steps, "Note: "+note+".")
 	}
 	return groupPlan{Restore: r, Steps: steps}, nil
+}
+
+// stopsOn is the timeline on which a recovery ends, as far as that is known.
+func stopsOn(c catalog.Choice) pos.Timeline {
+	for _, s := range c.Path {
+		if s.To != 0 && c.Stop <= s.To {
+			return s.Timeline
+		}
+	}
+	return c.Timeline()
 }
 
 // thrownAway says what of the present history is left behind.

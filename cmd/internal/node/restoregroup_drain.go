@@ -36,11 +36,16 @@ func (n *Node) handleShut(ctx context.Context, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o := st.Order; o == nil || o.ID != ask.ID || o.Restore == nil || st.Primary.Store != n.spool.Store() || n.primaryRun() == nil {
+	if o := st.Order; o == nil || o.ID != ask.ID || o.Restore == nil || st.Offline == nil || st.Primary.Store != n.spool.Store() || n.primaryRun() == nil {
 		return nil, fmt.Errorf("%s has no clients to shut out for this order", n.cfg.Name)
 	}
-	if err := n.server.Lock(ctx); err != nil {
-		return nil, err
+	// Whoever locks the doors also opens them when the order is withdrawn.
+	for !n.agent.ShutOut(*st.Offline) {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s has not locked its clients out: %w", n.cfg.Name, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 	if _, err := n.server.TerminateSessions(ctx); err != nil {
 		return nil, err
@@ -51,6 +56,9 @@ func (n *Node) handleShut(ctx context.Context, body []byte) ([]byte, error) {
 	f, err := n.server.Facts(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !n.agent.ShutOut(*st.Offline) {
+		return nil, fmt.Errorf("%s lets clients in again", n.cfg.Name)
 	}
 	return json.Marshal(shutAnswer{f.Flush})
 }

@@ -19,6 +19,7 @@ import (
 	"understudy/ledger/facts"
 	"understudy/shipper/archive"
 	"understudy/shipper/catalog"
+	"understudy/shipper/location"
 	"understudy/shipper/pos"
 	"understudy/shipper/spool"
 	"understudy/standby/recover"
@@ -210,6 +211,10 @@ func (n *Node) rewrite(ctx context.Context, st facts.State, o facts.Order) error
 		n.notify("restore-timeline", facts.SeverityWarning, fmt.Sprintf("the restored database went to timeline %d instead of %d; it is restored again, to another one", reached.Timeline, g.Timeline), st.Primary.Epoch)
 		return n.advance(ctx, o, facts.AdvanceRestore{Stage: facts.RestoreRewriting, Timeline: max(freeTimeline(st), reached.Timeline+1)})
 	}
+	// From there on there is no way back: the way on has to be known first.
+	if _, err := n.restoredAs(finished(st, o), o); err != nil {
+		return fmt.Errorf("the group could not be formed anew with what was restored: %w", err)
+	}
 	n.atStep("restore-final")
 	return n.advance(ctx, o, facts.AdvanceRestore{Stage: facts.RestoreFinal})
 }
@@ -255,15 +260,13 @@ func (n *Node) replay(ctx context.Context, st facts.State, w prepared, tli pos.T
 	dir := filepath.Join(n.cfg.StateDir, "restorelog")
 	cfg := archive.FetchConfig{Root: w.sources.Root, SystemID: st.Group.SystemID, SegSize: st.Group.SegSize, Path: archive.PathFrom(w.Choice.Path),
 		Known: known, AllowPartial: true, Dir: dir, Log: n.log}
-	for _, name := range n.readable(st) {
-		l, err := n.placesFor(st).Open(name, st.Policy.Locations[name])
-		if err != nil {
-			n.log.Warn("open a location for its log", "location", name, "error", err)
-			continue
+	places := n.logPlaces(ctx, st, w)
+	defer func() {
+		for _, p := range places {
+			_ = p.Location.Close() // nothing was written
 		}
-		defer l.Close()
-		cfg.Places = append(cfg.Places, archive.Place{Name: name, Location: l})
-	}
+	}()
+	cfg.Places = places
 	f, err := archive.NewFetcher(cfg)
 	if err != nil {
 		return recover.Reached{}, err
@@ -281,6 +284,48 @@ func (n *Node) replay(ctx context.Context, st facts.State, w prepared, tli pos.T
 		LogFile: filepath.Join(n.server.StateDir, "restore.log"), Alive: func() uint64 { return uint64(f.Given()) }, Log: n.log,
 	}
 	return recover.Complete(ctx, w.Plan, n.restoreEngine(s, w.Choice.Timeline(), tli), recover.CompleteOptions{To: w.Choice.Stop})
+}
+
+// placeAnswers is how long a location may take to say anything.
+const placeAnswers = 10 * time.Second
+
+// logPlaces opens the locations whose log is replayed. One that does not answer
+// may have more than the others, so a recovery to the end of the log waits for
+// it, unless the operator gave up what cannot be had. Any other target is
+// either reached with what the others have, or the recovery fails.
+func (n *Node) logPlaces(ctx context.Context, st facts.State, w prepared) []archive.Place {
+	must := w.Choice.Target.Kind == catalog.Latest
+	if o, ok := st.Restoring(); ok && o.Restore.Unarchived {
+		must = false
+	}
+	var out []archive.Place
+	for _, name := range n.readable(st) {
+		l, err := n.placesFor(st).Open(name, st.Policy.Locations[name])
+		if err == nil && !must {
+			err = n.answers(ctx, l, w.sources.Root.Timeline(w.Choice.Timeline()))
+			if err != nil {
+				_ = l.Close()
+			}
+		}
+		if err != nil {
+			n.log.Warn("restore without the log of a location", "location", name, "error", err)
+			continue
+		}
+		out = append(out, archive.Place{Name: name, Location: l})
+	}
+	return out
+}
+
+// answers tells whether a location can be read at all.
+func (n *Node) answers(ctx context.Context, l location.Location, prefix string) error {
+	ctx, cancel := context.WithTimeout(ctx, placeAnswers)
+	defer cancel()
+	one := errors.New("one is enough")
+	err := l.List(ctx, prefix, func(location.Info) error { return one })
+	if errors.Is(err, one) || errors.Is(err, location.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // giveLog answers the recovering server from the fetcher. Each file goes through
@@ -339,7 +384,7 @@ func (n *Node) restoreEngine(s *pgctl.Scratch, along, tli pos.Timeline) recover.
 // restored database, and ends this life. The ledger knows already that nobody
 // else will ever go on.
 func (n *Node) leaveRestored(ctx context.Context, st facts.State, o facts.Order) (bool, error) {
-	fork, err := forkOf(n.plane.walDir(), o.Restore.Along, o.Restore.Timeline)
+	restored, err := n.restoredAs(st, o)
 	if err != nil {
 		return false, err
 	}
@@ -347,15 +392,7 @@ func (n *Node) leaveRestored(ctx context.Context, st facts.State, o facts.Order)
 	if err := srv.UnburnTimelines(o.Restore.Along, o.Restore.Timeline); err != nil {
 		return false, err
 	}
-	cat, _ := st.Catalog(facts.ProfilePostgres)
-	path, err := cat.Path(o.Restore.Along)
-	if err != nil {
-		return false, err
-	}
-	r := reformation{State: st, LedgerID: randomID(), Statement: o.Statement, At: time.Now().UTC(), Restored: &facts.Restored{Path: path, Fork: fork}}
-	if _, err := st.RestoredLineage(*r.Restored); err != nil {
-		return false, err
-	}
+	r := reformation{State: st, LedgerID: randomID(), Statement: o.Statement, At: time.Now().UTC(), Restored: &restored}
 	b, err := json.Marshal(r)
 	if err != nil {
 		return false, err
@@ -377,6 +414,32 @@ func (n *Node) leaveRestored(ctx context.Context, st facts.State, o facts.Order)
 	n.notify("reform", facts.SeverityError, "the group is formed anew with the restored database of "+n.cfg.Name+" on the operator's word", st.Primary.Epoch)
 	n.later(errRenewKeep)
 	return true, nil
+}
+
+// restoredAs is what the ledger will be told of the restored database, by a state
+// in which the restore is final.
+func (n *Node) restoredAs(st facts.State, o facts.Order) (facts.Restored, error) {
+	fork, err := forkOf(n.plane.walDir(), o.Restore.Along, o.Restore.Timeline)
+	if err != nil {
+		return facts.Restored{}, err
+	}
+	cat, _ := st.Catalog(facts.ProfilePostgres)
+	path, err := cat.Path(o.Restore.Along)
+	if err != nil {
+		return facts.Restored{}, err
+	}
+	r := facts.Restored{Path: path, Fork: fork}
+	_, err = st.RestoredLineage(r)
+	return r, err
+}
+
+// finished is a state as it will be when the order's restore is final.
+func finished(st facts.State, o facts.Order) facts.State {
+	r := *o.Restore
+	r.Stage = facts.RestoreFinal
+	o.Restore = &r
+	st.Order = &o
+	return st
 }
 
 // forkOf is where a timeline left the one before it, by its own history file.

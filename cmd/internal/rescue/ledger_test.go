@@ -66,7 +66,7 @@ func (o *origin) ledger(t *testing.T) {
 	l := facts.DefaultLocation()
 	l.Kind, l.Node, l.Path = facts.LocationLocal, "main", o.dir
 	d.apply(facts.Command{Found: &facts.Found{
-		Group:  facts.Group{ID: "g", Name: group, LedgerID: "l", SystemID: o.sysid, PGMajor: 15, SegSize: segSize},
+		Group:  facts.Group{ID: "g", Name: group, LedgerID: "l", SystemID: o.sysid, PGMajor: pgtest.Major(t), SegSize: segSize},
 		Member: facts.Member{Name: "main", Store: "A", Kind: facts.KindData}, Policy: facts.DefaultPolicy().WithLocation("disk", l),
 	}})
 	listener, err := net.Listen("unix", filepath.Join(dir, "admin.sock"))

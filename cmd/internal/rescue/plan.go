@@ -36,6 +36,8 @@ type Request struct {
 	AllowDamage bool
 	BinDir      string // of PostgreSQL; empty looks for the right major version
 	Account     string // that PostgreSQL runs as, for root
+	// Extra is where the set's other files go; empty for nowhere.
+	Extra string
 	// Binary is this program, which PostgreSQL runs to fetch its log.
 	Binary string
 	Now    time.Time
@@ -67,6 +69,8 @@ type Plan struct {
 	Resumes   string            `json:"resumes,omitempty"` // what is gone on with
 	Overwrite string            `json:"overwrites,omitempty"`
 	Notes     []string          `json:"notes,omitempty"`
+	// Extra are the other files of the set; nil when they stay where they are.
+	Extra *Extra `json:"extra,omitempty"`
 	// Steps is what happens to the files.
 	Steps recover.Plan `json:"steps"`
 
@@ -122,6 +126,14 @@ func (k *Knowledge) MakePlan(ctx context.Context, r Request) (*Plan, error) {
 	}
 	if err := p.spares(); err != nil {
 		return nil, err
+	}
+	if r.Extra != "" {
+		if overlap(r.Extra, r.To) {
+			return nil, refused("the other files cannot go to %s, which overlaps the data directory %s", r.Extra, r.To)
+		}
+		if p.Extra, err = k.MakeExtra(ctx, p.Set, r.Extra); err != nil {
+			return nil, err
+		}
 	}
 	p.describe(r)
 	return p, nil
@@ -181,10 +193,8 @@ func findInstall(hint string, major int) (pgctl.Install, error) {
 	if hint != "" || err != nil || major == 0 || in.Major == major {
 		return in, err
 	}
-	for _, dir := range []string{fmt.Sprintf("/usr/lib/postgresql/%d/bin", major), fmt.Sprintf("/usr/pgsql-%d/bin", major)} {
-		if in, err := pgctl.Find(dir); err == nil {
-			return in, nil
-		}
+	if in, ok := pgctl.FindMajor(major); ok {
+		return in, nil
 	}
 	return pgctl.Install{}, fmt.Errorf("the backups are of PostgreSQL %d, and this machine has %d only: install %d, or name its folder with --bin-dir", major, in.Major, major)
 }

@@ -114,7 +114,7 @@ func (o *origin) stoppedAtTarget(t *testing.T) {
 	if !strings.Contains(text, "not opened") || !regexp.MustCompile(`last commit 2\d\d\d-`).MatchString(text) {
 		t.Errorf("stopped: %s", text)
 	}
-	if status := command(t, cli.ExitOK, "restore", "--status", "--to", to); !strings.Contains(status, "stopped at its target") {
+	if status := command(t, cli.ExitOK, "restore", "--status", "--to", to); !strings.Contains(status, "stopped at its target") || !regexp.MustCompile(`last commit 2\d\d\d-`).MatchString(status) {
 		t.Errorf("status: %s", status)
 	}
 	if text = o.restore(t, cli.ExitOK, o.dir, to, "--target", o.late); !strings.Contains(text, "continues") {

@@ -61,6 +61,7 @@ type Outcome struct {
 	Took         time.Duration     `json:"took_ns"`
 	Next         []string          `json:"next"` // what to do now, a sentence each
 	Dropped      string            `json:"dropped,omitempty"`
+	Extra        *recover.Extra    `json:"extra,omitempty"` // other files of the set
 }
 
 // Run carries the plan out: files, log, and what follows. After an error or a
@@ -79,6 +80,13 @@ func (p *Plan) Run(ctx context.Context, o RunOptions) (Outcome, error) {
 	out, err := r.all(ctx)
 	if err != nil {
 		return out, r.explain(err)
+	}
+	if p.Extra != nil { // last: the same command again finds the database done
+		x, err := p.Extra.Run(ctx)
+		if err != nil {
+			return out, r.explain(err)
+		}
+		out.Extra = &x
 	}
 	out.Took = time.Since(r.began)
 	if p.knowledge.Drop != "" {
@@ -135,6 +143,9 @@ func (r *run) all(ctx context.Context) (Outcome, error) {
 	}
 	if !p.Promotes {
 		reached = p.lookBack(reached)
+		if err := recover.Tell(p.Steps, reached); err != nil {
+			return Outcome{}, err
+		}
 	}
 	return r.outcome(reached), nil
 }
@@ -283,7 +294,7 @@ func (p *Plan) next() []string {
 		next = append(next, fmt.Sprintf("It listens on port %d, has an identity of its own and archives nothing.", p.Steps.Port))
 	default:
 		next = append(next, "Look into it before clients do: who may connect is in its pg_hba.conf, the postgresql.hba of a node file is in no backup. Archiving and replication are off in its postgresql.auto.conf; understudy sets them when a group takes it over.",
-			"New backups must not go where the old ones lie before you are sure of it.")
+			"A group is founded on it, stopped, with understudy init --adopt: its directory is postgresql.data_dir of the node file then.")
 	}
 	return next
 }

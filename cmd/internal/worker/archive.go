@@ -98,9 +98,10 @@ func (s *source) end() (pos.LSN, bool) {
 // feeder is one location's.
 type feeder struct {
 	*archive.Feeder
-	name string
-	from pos.LSN
-	new  bool // see Feed
+	name   string
+	window location.Window
+	from   pos.LSN
+	new    bool // see Feed
 	// told is what the ledger knows by this worker.
 	told   pos.LSN
 	toldTL pos.Timeline
@@ -131,6 +132,7 @@ func (w *work) archive(ctx context.Context) (Done, error) {
 		}
 		feeders = append(feeders, fd)
 		wg.Go(func() {
+			w.clearStale(ctx, f)
 			if err := fd.Run(ctx); err != nil && ctx.Err() == nil {
 				w.log.Error("feed a location", "location", fd.name, "error", err)
 			}
@@ -166,6 +168,48 @@ func (w *work) archive(ctx context.Context) (Done, error) {
 	}
 }
 
+// staleTries is how often log that is stale is tried to be removed before the
+// new log goes first, and staleRest the pause between.
+const (
+	staleTries = 5
+	staleRest  = 3 * time.Second
+)
+
+// clearStale removes what the worker before this one may have brought again
+// after it was removed: it had not heard of it. The ledger knows nothing there,
+// so that no prune would ever find it.
+func (w *work) clearStale(ctx context.Context, f Feed) {
+	if f.Stale.Empty() {
+		return
+	}
+	for try := 1; ctx.Err() == nil; try++ {
+		err := w.clearStaleOnce(ctx, f)
+		if err == nil {
+			return
+		}
+		w.log.Warn("remove log that is not wanted any more", "location", f.Location, "from", f.Stale.From, "to", f.Stale.To, "error", err)
+		if try == staleTries {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(staleRest):
+		}
+	}
+}
+
+func (w *work) clearStaleOnce(ctx context.Context, f Feed) error {
+	loc, err := w.location(f.Location)
+	if err != nil {
+		return err
+	}
+	var ranges []facts.WALRange
+	for _, leg := range archive.PathOf(w.spec.Archive.Lineage) {
+		ranges = append(ranges, facts.WALRange{Timeline: leg.Timeline, From: f.Stale.From, To: f.Stale.To})
+	}
+	return w.clearWAL(ctx, f.Location, loc, ranges)
+}
+
 func (w *work) newFeeder(f Feed, src *source, marks *moments) (*feeder, error) {
 	loc, err := w.location(f.Location)
 	if err != nil {
@@ -182,7 +226,7 @@ func (w *work) newFeeder(f Feed, src *source, marks *moments) (*feeder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &feeder{Feeder: fd, name: f.Location, from: f.From, new: f.New, exports: make(chan []byte, 1)}, nil
+	return &feeder{Feeder: fd, name: f.Location, window: window, from: f.From, new: f.New, exports: make(chan []byte, 1)}, nil
 }
 
 // windowOf is a location's window with the policy's time zone.
@@ -198,7 +242,8 @@ func windowOf(s Spec, name string) string {
 // next one replaces it.
 const exportRetry = 10 * time.Second
 
-// keepExport stores the newest export of the ledger at a location.
+// keepExport stores the newest export of the ledger at a location, within its
+// time window.
 func (w *work) keepExport(ctx context.Context, f *feeder) {
 	var b []byte
 	for {
@@ -208,14 +253,13 @@ func (w *work) keepExport(ctx context.Context, f *feeder) {
 		case b = <-f.exports:
 		}
 		for b != nil && ctx.Err() == nil {
-			loc, err := w.location(f.name)
-			if err == nil {
-				err = writeObject(ctx, loc, backupset.LedgerKey(w.spec.Group.Name), b)
+			if open, _ := f.window.Open(time.Now()); open {
+				err := w.storeExport(ctx, f.name, b)
+				if err == nil {
+					break
+				}
+				w.log.Warn("store the ledger's export", "location", f.name, "error", err)
 			}
-			if err == nil {
-				break
-			}
-			w.log.Warn("store the ledger's export", "location", f.name, "error", err)
 			select {
 			case <-ctx.Done():
 			case b = <-f.exports:
@@ -225,6 +269,14 @@ func (w *work) keepExport(ctx context.Context, f *feeder) {
 	}
 }
 
+func (w *work) storeExport(ctx context.Context, name string, b []byte) error {
+	loc, err := w.location(name)
+	if err != nil {
+		return err
+	}
+	return writeObject(ctx, loc, backupset.LedgerKey(w.spec.Group.Name), b)
+}
+
 // tell reports how far the locations are, and records it from time to time.
 func (w *work) tell(ctx context.Context, feeders []*feeder, marks *moments, flush pos.LSN) {
 	var list []FeedStatus
@@ -232,7 +284,7 @@ func (w *work) tell(ctx context.Context, feeders []*feeder, marks *moments, flus
 		s := f.Status()
 		fs := FeedStatus{Location: f.name, Timeline: s.Timeline, Archived: s.Archived, Whole: s.Whole, Backlog: int64(s.Backlog), Rate: int64(s.Rate)}
 		if s.Err != nil {
-			fs.Problem, fs.Since = s.Err.Error(), s.Since
+			fs.Problem, fs.Since = location.Problem(s.Err), s.Since
 		}
 		if !s.Closed.IsZero() {
 			fs.Waiting = "its time window opens at " + s.Closed.UTC().Format(time.RFC3339)

@@ -128,7 +128,7 @@ func (w *work) fillWAL(ctx context.Context, to location.Location) (int64, error)
 		To: archive.Place{Name: f.To, Location: to}, Root: w.spec.Root(), SystemID: w.spec.Group.SystemID, SegSize: w.spec.Group.SegSize, Log: w.log,
 	}
 	cfg.From = w.otherPlaces(f.To)
-	c := facts.RecordArchived{Profile: w.spec.Profile, Location: f.To, Job: w.spec.Job}
+	c := facts.RecordArchived{Profile: w.spec.Profile, Location: f.To, Job: w.spec.Job, Removals: f.Removals}
 	for _, r := range f.WAL {
 		cfg.Ranges = append(cfg.Ranges, archive.Stretch{Timeline: r.Timeline, Range: pos.Range{From: r.From, To: r.To}})
 	}

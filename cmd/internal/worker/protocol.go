@@ -53,14 +53,17 @@ type Spec struct {
 	Verify  *Verify  `json:"verify,omitempty"`
 	Fill    *Fill    `json:"fill,omitempty"`
 	Drill   *Drill   `json:"drill,omitempty"`
+	// Sweep are the locations that are cleared once the task is done.
+	Sweep []Sweep `json:"sweep,omitempty"`
 }
 
 // Root is where the backups lie at every location.
 func (s Spec) Root() backupset.Root { return backupset.Root{Group: s.Group.Name, Profile: s.Profile} }
 
-// Backup is a full set to be taken.
+// Backup is a set to be taken.
 type Backup struct {
 	Label      string            `json:"label"`
+	Parent     string            `json:"parent,omitempty"` // to build it on; "" takes a full one
 	ConnString string            `json:"conn"`
 	Standby    bool              `json:"standby"`
 	Locations  []string          `json:"locations"`
@@ -81,6 +84,9 @@ type Feed struct {
 	// New: it had no log of this history yet. What this node drops before it was
 	// stored is then no gap: the location's log begins later.
 	New bool `json:"new,omitempty"`
+	// Stale is log that was removed there, and that the worker before this one
+	// may have brought again since: it did not know yet.
+	Stale pos.Range `json:"stale,omitzero"`
 }
 
 // Update is what changes while the log is archived.
@@ -101,8 +107,19 @@ type Prune struct {
 	Plan retention.Plan `json:"plan"`
 	// Failed are failed sets without any copy, to be forgotten.
 	Failed []string `json:"failed,omitempty"`
-	// Sweep are locations to be cleared of unfinished uploads and orphans.
-	Sweep []string `json:"sweep,omitempty"`
+	// Begun is log by location whose removal a prune began and did not end.
+	Begun map[string][]facts.WALRange `json:"begun,omitempty"`
+}
+
+// Sweep is what is known of those who write to a location, for it to be cleared
+// of what interrupted work has left there.
+type Sweep struct {
+	Location string `json:"location"`
+	// Over are labels of failed sets that nobody writes any more: the job that
+	// did has ended, and its process with it.
+	Over []string `json:"over,omitempty"`
+	// Busy is when the oldest job began that may be writing there.
+	Busy time.Time `json:"busy,omitzero"`
 }
 
 // Verify is what is to be proven.
@@ -125,6 +142,8 @@ type Fill struct {
 	Labels []string         `json:"labels,omitempty"`
 	WAL    []facts.WALRange `json:"wal,omitempty"`
 	Export []byte           `json:"export"` // of the ledger
+	// Removals is how often log had been removed there when this was decided.
+	Removals uint64 `json:"removals"`
 }
 
 // Drill is a restore to be tried out.

@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"maps"
+	"slices"
 
 	"understudy/ledger/facts"
 	"understudy/ledger/retention"
 	"understudy/shipper/archive"
 	"understudy/shipper/backup"
 	"understudy/shipper/location"
+	"understudy/shipper/pos"
 )
-
-// sweepAfter is how old an unfinished upload must be to belong to nobody.
-const sweepAfter = 24 * time.Hour
 
 // prune does what a plan of removals says. What a location refuses stays for
 // the next one: the ledger knows that it was begun.
@@ -33,6 +32,11 @@ func (w *work) prune(ctx context.Context) (Done, error) {
 	var d Done
 	var errs []error
 	sets, ranges := 0, 0
+	for _, name := range slices.Sorted(maps.Keys(p.Begun)) {
+		if err := w.endRemoval(ctx, name, p.Begun[name]); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
 	for _, place := range p.Plan.Places {
 		for _, s := range place.Steps {
 			if err := w.remove(ctx, place.Location, s); err != nil {
@@ -52,9 +56,9 @@ func (w *work) prune(ctx context.Context) (Done, error) {
 			errs = append(errs, err)
 		}
 	}
-	for _, name := range p.Sweep {
-		if err := w.sweep(ctx, name); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+	for _, s := range w.spec.Sweep {
+		if err := w.sweep(ctx, s); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.Location, err))
 		}
 	}
 	d.Result = fmt.Sprintf("%d copies of sets and %d stretches of log removed", sets, ranges)
@@ -88,47 +92,43 @@ func (w *work) removeWAL(ctx context.Context, name string, loc location.Location
 	if err := w.port.Propose(ctx, facts.Command{RemoveWAL: &c}); err != nil {
 		return fmt.Errorf("record the removal of log: %w", err)
 	}
-	cfg := archive.PruneConfig{
-		Place: archive.Place{Name: name, Location: loc}, Root: w.spec.Root(), SegSize: w.spec.Group.SegSize,
-		Ranges: []archive.Stretch{{Timeline: s.Timeline, Range: s.WAL}},
-	}
-	for _, set := range w.spec.Catalog.Sets {
-		cfg.Keep = append(cfg.Keep, set.Timeline)
-	}
-	for _, e := range w.spec.Lineage {
-		cfg.Keep = append(cfg.Keep, e.Timeline)
-	}
-	if _, err := archive.Prune(ctx, cfg); err != nil {
-		return fmt.Errorf("remove log of timeline %d: %w", s.Timeline, err)
+	if err := w.clearWAL(ctx, name, loc, c.Ranges); err != nil {
+		return err
 	}
 	c.Gone = true
 	return w.port.Propose(ctx, facts.Command{RemoveWAL: &c})
 }
 
-// sweep removes what interrupted work has left: unfinished uploads, and folders
-// of sets that the ledger does not know and that have no set.json.
-func (w *work) sweep(ctx context.Context, name string) error {
+// endRemoval ends the removal of log that a prune began which was cut off: the
+// ledger does not count on it any more, and it may still lie there.
+func (w *work) endRemoval(ctx context.Context, name string, ranges []facts.WALRange) error {
 	loc, err := w.location(name)
 	if err != nil {
 		return err
 	}
-	n, err := loc.Sweep(ctx, time.Now().Add(-sweepAfter))
-	if err != nil {
-		return fmt.Errorf("remove unfinished uploads: %w", err)
+	if err := w.clearWAL(ctx, name, loc, ranges); err != nil {
+		return err
 	}
-	orphans, err := backup.Orphans(ctx, loc, w.spec.Root())
-	if err != nil {
-		return fmt.Errorf("look for orphans: %w", err)
+	w.log.Info("ended a removal of log that was begun", "location", name, "stretches", len(ranges))
+	return w.port.Propose(ctx, facts.Command{RemoveWAL: &facts.RemoveWAL{Job: w.spec.Job, Location: name, Ranges: ranges, Gone: true}})
+}
+
+// clearWAL removes the log of some ranges from a location.
+func (w *work) clearWAL(ctx context.Context, name string, loc location.Location, ranges []facts.WALRange) error {
+	cfg := archive.PruneConfig{Place: archive.Place{Name: name, Location: loc}, Root: w.spec.Root(), SegSize: w.spec.Group.SegSize}
+	for _, r := range ranges {
+		cfg.Ranges = append(cfg.Ranges, archive.Stretch{Timeline: r.Timeline, Range: pos.Range{From: r.From, To: r.To}})
 	}
-	for _, o := range orphans {
-		set := w.spec.Catalog.Sets[o.Label]
-		if _, copied := set.Copies[name]; copied || time.Since(o.Newest) < sweepAfter {
-			continue // somebody may be writing it
+	if w.spec.Catalog != nil {
+		for _, set := range w.spec.Catalog.Sets {
+			cfg.Keep = append(cfg.Keep, set.Timeline)
 		}
-		if err := backup.Remove(ctx, loc, w.spec.Root(), o.Label); err != nil {
-			return err
-		}
 	}
-	w.log.Info("swept", "location", name, "uploads", n, "orphans", len(orphans))
+	for _, e := range w.spec.Lineage {
+		cfg.Keep = append(cfg.Keep, e.Timeline)
+	}
+	if _, err := archive.Prune(ctx, cfg); err != nil {
+		return fmt.Errorf("remove log: %w", err)
+	}
 	return nil
 }

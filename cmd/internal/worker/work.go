@@ -67,6 +67,7 @@ func (w *work) location(name string) (location.Location, error) {
 	if err != nil {
 		return nil, err
 	}
+	l = &owned{Location: l, group: w.spec.Group}
 	w.open[name] = l
 	return l, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"understudy/ledger/facts"
+	"understudy/shipper/location"
 )
 
 // maxLine bounds a line of either side, in bytes.
@@ -61,7 +62,7 @@ func Run(ctx context.Context, in io.Reader, out io.Writer, log *slog.Logger) err
 func do(ctx context.Context, spec Spec, p *port, log *slog.Logger) Done {
 	w, err := newWork(ctx, spec, p, log)
 	if err != nil {
-		return Done{Problem: err.Error()}
+		return Done{Problem: location.Sentence(err)}
 	}
 	defer w.close()
 	tasks := map[Task]func(context.Context) (Done, error){
@@ -74,7 +75,10 @@ func do(ctx context.Context, spec Spec, p *port, log *slog.Logger) Done {
 	}
 	d, err := task(ctx)
 	if err != nil {
-		d.Problem = err.Error()
+		d.Problem = location.Sentence(err)
+	}
+	if spec.Task != TaskPrune { // which fails when this does
+		w.sweepAll(ctx)
 	}
 	return d
 }

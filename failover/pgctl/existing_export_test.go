@@ -1,0 +1,4 @@
+package pgctl
+
+// ConfigFileIn is ConfigFile with another place than /etc/postgresql.
+func ConfigFileIn(s *Server, etc string) string { return s.configFile(etc) }
