@@ -85,7 +85,10 @@ type Agent struct {
 	// what this node speaks for.
 	spoolOnly atomic.Bool
 	markedFor atomic.Pointer[pos.Epoch]
-	copying   pos.Epoch // epoch for which log is being copied
+	// shutFor is for which the doors of the open server are locked; nil while they
+	// are not.
+	shutFor atomic.Pointer[facts.Offline]
+	copying pos.Epoch // epoch for which log is being copied
 	// coming is how this node is coming back; nil when it is not.
 	coming atomic.Pointer[comeback]
 }

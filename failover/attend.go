@@ -17,7 +17,7 @@ import (
 // attend is the life of an open primary: renew the lease as long as a majority
 // answers, count by the ledger's voters, publish the floor. It returns when
 // ctx ends or the server has.
-func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e pos.Epoch) error {
+func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e pos.Epoch, offline offlineKeeper) error {
 	a.probed(probe.Primary, g)
 	defer a.probed(probe.Down, nil)
 	renew := time.NewTicker(100 * time.Millisecond)
@@ -47,7 +47,6 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 	}
 	kick()
 	heard, declined := false, ""
-	var offline offlineKeeper
 	defer offline.end()
 	for {
 		changed := a.cfg.Ledger.Changed()
@@ -59,7 +58,7 @@ func (a *Agent) attend(ctx context.Context, g *guard.Client, run PrimaryRun, e p
 			}
 			declined = o.ID // that it is withdrawn may come to be known here later
 		}
-		offline.follow(ctx, a, st.Offline)
+		offline.follow(ctx, a, st)
 		select {
 		case <-ctx.Done():
 			return nil

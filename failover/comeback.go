@@ -79,30 +79,52 @@ func (a *Agent) keepComeback(c *comeback) {
 }
 
 // diverged tells whether a standby's directory holds pages from beyond the
-// place where the group's history left its own.
+// place where the group's history left its own, or log from there in pg_wal,
+// which a start would replay.
 func (a *Agent) diverged(ctx context.Context, st facts.State, c pgctl.Control) (bool, error) {
-	if !role.Known(st.Primary) || len(st.Lineage) == 0 {
-		return false, nil
-	}
 	if c.SystemID == 0 {
 		var err error
 		if c, err = a.cfg.Server.Control(ctx); err != nil {
 			return false, err
 		}
 	}
-	return c.MinRecovery != 0 && c.MinRecovery > leaves(st.Lineage, c.MinRecoveryTimeline), nil
+	end, err := a.standbyEnd(st, c)
+	return end > leaves(st.Lineage, c.MinRecoveryTimeline), err
 }
 
-// leaves is where a history leaves a timeline; the highest LSN while it is on it,
-// or was never: then nothing can be said.
+// standbyEnd is how far a standby's directory goes: its pages, and what of its
+// log is beyond the place where the group's history left its timeline. That is
+// there only when the group went back to a moment, or on without it by force.
+func (a *Agent) standbyEnd(st facts.State, c pgctl.Control) (pos.LSN, error) {
+	fork := leaves(st.Lineage, c.MinRecoveryTimeline)
+	if c.MinRecovery == 0 || c.MinRecovery > fork || fork == ^pos.LSN(0) {
+		return c.MinRecovery, nil
+	}
+	own, err := a.cfg.Plane.OwnLog(c, until(st.Lineage, c.MinRecoveryTimeline))
+	switch {
+	case errors.Is(err, ErrLogGone):
+		return c.MinRecovery, nil // there is nothing to be replayed
+	case err != nil:
+		return 0, fmt.Errorf("look for log of another history in pg_wal: %w", err)
+	case own.RecordEnd > fork:
+		return own.RecordEnd, nil
+	}
+	return c.MinRecovery, nil
+}
+
+// leaves is where a history has left a timeline: it went on to one with a higher
+// id, which is a younger one. Zero when it did so without ever being on it; the
+// highest LSN while it has not.
 func leaves(l pos.Lineage, t pos.Timeline) pos.LSN {
 	seen := false
 	for _, e := range l {
 		switch {
 		case e.Timeline == t:
 			seen = true
-		case seen && e.Timeline > t:
+		case e.Timeline > t && seen:
 			return e.Start
+		case e.Timeline > t && l[0].Timeline < t:
+			return 0
 		}
 	}
 	return ^pos.LSN(0)
@@ -122,7 +144,7 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 		}
 		cb = comeback{Epoch: st.Primary.Epoch, Closing: cb.Closing, Spool: cb.Spool, Ordered: cb.Ordered}
 	}
-	r, err := a.remains(c)
+	r, err := a.remains(st, c)
 	if err != nil {
 		return err
 	}
@@ -131,10 +153,7 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 		// vouched for as the primary is gone: a lost store.
 		return a.cfg.Plane.Renew("the log that " + a.cfg.Name + " wrote as the primary is gone")
 	}
-	r.Floor = cb.Floor
-	if cb.Spool && r.Floor == "" {
-		r.Floor = role.MethodRewind // its own log is no longer what it speaks for
-	}
+	r.Floor = floorOf(cb, r)
 	method, why := role.ChooseMethod(r, st.Lineage)
 	opened := st.Primary.Phase == facts.PhaseOpened
 	if method != role.MethodFollow && !opened && !cb.Spool && time.Since(st.Primary.Since) < openAlone {
@@ -172,6 +191,17 @@ func (a *Agent) comeBack(ctx context.Context, st facts.State) error {
 	return fmt.Errorf("come back by %s: %w", method, err)
 }
 
+// floorOf is the least method that may work.
+func floorOf(cb comeback, r role.Remains) role.Method {
+	switch {
+	case r.Recovery && len(r.Lineage) == 0 && cb.Floor != role.MethodFull:
+		return role.MethodDelta // after a rewind it could not be told what log is still needed
+	case cb.Spool && cb.Floor == "":
+		return role.MethodRewind // its own log is no longer what it speaks for
+	}
+	return cb.Floor
+}
+
 // openAlone is how long a new primary is left to open without a former one
 // whose directory has to be overwritten. After it the opening seems to need this
 // node's acknowledgements.
@@ -184,8 +214,14 @@ func (a *Agent) giveUpLog(ctx context.Context, cb *comeback, st facts.State, c p
 	if err := a.markSeeded(ctx, false); err != nil {
 		return err
 	}
-	if cb.Spool || r.Recovery || r.NoLog || r.Half {
+	if cb.Spool || r.NoLog || r.Half {
 		return nil
+	}
+	if r.Recovery {
+		// A standby has only the received log. It goes on taking the stream while
+		// its directory is changed: the primary may need its word to open at all.
+		cb.Spool = true
+		return a.saveComeback(cb)
 	}
 	a.step("give-up-log")
 	fork := min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))
@@ -250,7 +286,7 @@ func (a *Agent) escalate(cb *comeback, err error) {
 }
 
 // remains looks at what this directory holds.
-func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
+func (a *Agent) remains(st facts.State, c pgctl.Control) (role.Remains, error) {
 	past, _, err := a.past(context.Background())
 	if err != nil {
 		return role.Remains{}, err
@@ -260,11 +296,19 @@ func (a *Agent) remains(c pgctl.Control) (role.Remains, error) {
 		r.Lineage = a.ownLineage(r.Lineage)
 	}
 	if past == role.PastStandby {
-		r.Recovery, r.MinRecovery, r.LogEnd = true, c.MinRecovery, c.MinRecovery
+		r.Recovery, r.MinRecovery = true, c.MinRecovery
 		if c.MinRecovery != 0 {
 			r.Lineage = until(r.Lineage, c.MinRecoveryTimeline)
 		}
-		return r, nil
+		switch leaves(st.Lineage, c.MinRecoveryTimeline) {
+		case 0:
+			r.Lineage = nil // where its timeline began is not known here
+		case ^pos.LSN(0):
+		default: // the received log may be a new one, and know of less
+			r.Lineage = until(st.Lineage, c.MinRecoveryTimeline)
+		}
+		r.LogEnd, err = a.standbyEnd(st, c)
+		return r, err
 	}
 	own, err := a.cfg.Plane.OwnLog(c, r.Lineage)
 	if errors.Is(err, ErrLogGone) {
@@ -362,10 +406,15 @@ func (a *Agent) rewind(ctx context.Context, st facts.State, r role.Remains) erro
 	if err := plane.DropWAL(c.SegSize, min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage))); err != nil {
 		return fmt.Errorf("drop the source's newest log: %w", err)
 	}
-	if err := a.unmark(); err != nil {
+	if err := a.removeMark(); err != nil {
 		return err
 	}
-	return s.ClearMark()
+	if err := s.ClearMark(); err != nil {
+		return err
+	}
+	// Last: who is being rewound and has no received log to speak for takes no
+	// stream, and the primary may need its word before it can be rewound again.
+	return a.endSpoolOnly()
 }
 
 // cameBack tells the ledger that this node follows again.

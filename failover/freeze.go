@@ -106,25 +106,68 @@ func (a *Agent) stillOrdered(o facts.Order) bool {
 	return err == nil && st.Order != nil && st.Order.ID == o.ID && st.Primary.Epoch == o.Epoch && st.Primary.Phase == facts.PhaseOpened
 }
 
-// offlineKeeper keeps clients out of an open primary on the operator's word.
+// offlineKeeper keeps clients out of an open primary on the operator's word. It
+// alone moves the doors of an open server.
 type offlineKeeper struct {
-	since  time.Time
-	cancel context.CancelFunc
-	done   chan struct{}
+	// adopted is the state of the ledger in which a server was taken over from
+	// another daemon, which may have shut its doors. Zero for a server that this
+	// one has opened, and once the doors are known.
+	adopted uint64
+	shut    bool
+	since   time.Time
+	cancel  context.CancelFunc
+	done    chan struct{}
+}
+
+// doors is the keeper of a server that this daemon is about to open, or takes
+// over from another one when it is open.
+func (a *Agent) doors(st facts.State, adopted bool) offlineKeeper {
+	a.shutFor.Store(nil)
+	if adopted && st.Primary.Phase == facts.PhaseOpened {
+		return offlineKeeper{adopted: st.Version}
+	}
+	return offlineKeeper{}
+}
+
+// doorMove is what is done with the doors.
+type doorMove string
+
+const (
+	doorsStay doorMove = "stay"
+	doorsOpen doorMove = "open"
+	doorsShut doorMove = "shut"
+)
+
+// next is what the doors need now, once.
+func (k *offlineKeeper) next(st facts.State) doorMove {
+	want, adopted := st.Offline, k.adopted
+	if st.Version < adopted {
+		return doorsStay // what is known here may be of before
+	}
+	k.adopted = 0
+	switch {
+	case want == nil && (k.shut || adopted != 0):
+		k.shut, k.since = false, time.Time{}
+		return doorsOpen
+	case want != nil && (!k.shut || k.since != want.Since):
+		k.shut, k.since = true, want.Since
+		return doorsShut
+	}
+	return doorsStay
 }
 
 // follow brings the server's doors to where the ledger wants them.
-func (k *offlineKeeper) follow(ctx context.Context, a *Agent, want *facts.Offline) {
-	switch {
-	case want == nil && k.cancel != nil:
+func (k *offlineKeeper) follow(ctx context.Context, a *Agent, st facts.State) {
+	switch k.next(st) {
+	case doorsOpen:
 		k.end()
-		k.since = time.Time{}
-		k.run(ctx, func(ctx context.Context) { a.letIn(ctx) })
-	case want != nil && k.since != want.Since:
+		a.shutFor.Store(nil)
+		k.run(ctx, a.letIn)
+	case doorsShut:
 		k.end()
-		k.since = want.Since
-		wait := want.Wait
-		k.run(ctx, func(ctx context.Context) { a.keepOut(ctx, wait) })
+		a.shutFor.Store(nil)
+		off := *st.Offline
+		k.run(ctx, func(ctx context.Context) { a.keepOut(ctx, off) })
 	}
 }
 
@@ -159,10 +202,12 @@ func (a *Agent) letIn(ctx context.Context) {
 
 // keepOut lets nobody new in, waits for those who are there, and cuts off who
 // is left.
-func (a *Agent) keepOut(ctx context.Context, patience time.Duration) {
+func (a *Agent) keepOut(ctx context.Context, off facts.Offline) {
+	patience := off.Wait
 	until := time.Now().Add(patience)
 	for ctx.Err() == nil {
 		if err := a.cfg.Server.Lock(ctx); err == nil {
+			a.shutFor.Store(&off)
 			break
 		} else if ctx.Err() == nil {
 			a.log.Warn("keep clients out", "error", err)

@@ -340,7 +340,8 @@ func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e po
 		}
 	}
 	defer stop()
-	if adopted && st.Primary.Phase == facts.PhaseOpened {
+	doors := a.doors(st, adopted)
+	if doors.adopted != 0 {
 		a.set(func(v *decide.Server) { v.State, a.openIn = decide.ServerOpen, e })
 		a.clearLeaving()
 	} else if err := a.whileLeased(ctx, g, func(ctx context.Context) error { return a.open(ctx, st, run, e) }); err != nil {
@@ -349,7 +350,7 @@ func (a *Agent) serve(ctx context.Context, g *guard.Client, st facts.State, e po
 			return a.giveUp(g, fmt.Errorf("open epoch %s: %w", e, err))
 		}
 	}
-	err = a.attend(ctx, g, run, e)
+	err = a.attend(ctx, g, run, e, doors)
 	switch cause := context.Cause(ctx); {
 	case ctx.Err() == nil:
 		if exited(g) {

@@ -27,6 +27,13 @@ func freezeWithin(o facts.Order) time.Duration {
 	return o.Deadline.Sub(o.At) - freezeMargin
 }
 
+// ShutOut tells whether no client can come in on the operator's word, as it is
+// recorded.
+func (a *Agent) ShutOut(off facts.Offline) bool {
+	now := a.shutFor.Load()
+	return now != nil && now.Since.Equal(off.Since)
+}
+
 // restore has the group's database brought back on this node, with no server of
 // ours running. The role ends when the order does; until then nobody else works
 // on the directory.

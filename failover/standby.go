@@ -483,6 +483,9 @@ func (a *Agent) lookStandby(ctx context.Context, to *following) {
 		if derr := a.cfg.Server.DropSlot(ctx, FloorSlot); derr != nil {
 			a.log.Warn("drop the slot of an earlier life", "error", derr)
 		}
+		if derr := a.cfg.Server.DropOwnFailoverSlots(ctx); derr != nil {
+			a.log.Warn("drop the logical slots of an earlier life", "error", derr)
+		}
 	}
 	if err != nil {
 		a.set(func(v *decide.Server) {

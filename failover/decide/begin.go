@@ -104,17 +104,20 @@ func beginStalled(o Observation) ([]Action, string) {
 }
 
 // orderOver ends an order that the primary, which is open, did not follow in
-// its time.
+// its time, and a restore of the group that its own node has not begun.
 func orderOver(o Observation) ([]Action, string) {
 	p, ord := o.State.Primary, o.State.Order
 	if ord == nil || ord.Attempts > 0 || p.Phase != facts.PhaseOpened || !o.Now.After(ord.Deadline) {
 		return nil, ""
 	}
+	why := fmt.Sprintf("%s is still open", p.Node)
 	rep, alive := o.fresh(p.Store)
-	if !alive || rep.Server.State != ServerOpen {
+	switch {
+	case ord.Restore != nil && ord.Restore.Stage == facts.RestoreDraining:
+		why = fmt.Sprintf("%s has not carried it out", o.name(ord.To)) // nobody stops for it yet
+	case !alive || rep.Server.State != ServerOpen:
 		return nil, "" // it is stopping, or its end is about to be known
 	}
-	why := fmt.Sprintf("%s is still open", p.Node)
 	return []Action{command(facts.Command{Kind: facts.CmdClearOrder, ClearOrder: &facts.ClearOrder{ID: ord.ID, Why: why}})}, why
 }
 

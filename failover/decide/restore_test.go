@@ -75,6 +75,25 @@ func TestRestore_NobodyIsElected(t *testing.T) {
 	}
 }
 
+// A restore whose node is lost before it has begun does not stand for ever.
+func TestRestore_IsOverWhenItsNodeDoesNotBegin(t *testing.T) {
+	l := restoring(t, facts.RestoreDraining)
+	l.wait(l.o.State.Order.Deadline.Sub(l.o.Now) + time.Second)
+	l.hear()
+	l.silence("B")
+	l.carry(l.fires("order-over"))
+	if l.o.State.Order != nil || l.o.State.Offline != nil {
+		t.Errorf("%+v", l.o.State.Order)
+	}
+	l = restoring(t, facts.RestoreStopping)
+	l.wait(l.o.State.Order.Deadline.Sub(l.o.Now) + time.Second)
+	l.hear()
+	l.say("A", func(r *decide.Report) { r.Server.State = decide.ServerLocked })
+	if p := decide.Decide(l.o); p.Rule == "order-over" {
+		t.Error("the order is taken back while the primary stops for it")
+	}
+}
+
 // Past the point of no return the others go on only in a ledger of their own.
 func TestPlanFailover_AfterARestore(t *testing.T) {
 	l := restoring(t, facts.RestoreFinal)

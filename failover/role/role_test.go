@@ -167,6 +167,7 @@ func TestToStandby(t *testing.T) {
 			{"a running primary", role.View{Server: role.ServerPrimary}, role.Stop},
 			{"a former primary", role.View{Past: role.PastPrimary, Marked: true}, when(role.Return)},
 			{"elected, came to nothing", role.View{Past: role.PastStandby, Marked: true}, when(role.Return)},
+			{"a standby with pages or log of another history", role.View{Past: role.PastStandby, Diverged: true}, when(role.Return)},
 			{"elected, still running", role.View{Server: role.ServerStandby, Marked: true}, role.Stop},
 		} {
 			tt.v.State, tt.v.Store = group(phase, "A", epoch(4)), "B"
@@ -194,6 +195,7 @@ func TestChooseMethod(t *testing.T) {
 		{"of the present history", role.Remains{Clean: true, LogEnd: 900, Lineage: now}, role.MethodFollow},
 		{"a standby", role.Remains{Recovery: true, MinRecovery: 500, Lineage: own}, role.MethodFollow},
 		{"a standby that went further", role.Remains{Recovery: true, MinRecovery: 501, Lineage: own}, role.MethodRewind},
+		{"a standby whose log goes further", role.Remains{Recovery: true, MinRecovery: 400, LogEnd: 501, Lineage: own}, role.MethodRewind},
 		{"half a rewind", role.Remains{Half: true, Lineage: own}, role.MethodDelta},
 		{"after a rewind failed", role.Remains{Clean: true, LogEnd: 500, Lineage: own, Floor: role.MethodDelta}, role.MethodDelta},
 		{"the operator wants all of it", role.Remains{Clean: true, LogEnd: 500, Lineage: own, Floor: role.MethodFull}, role.MethodFull},

@@ -39,7 +39,7 @@ type View struct {
 	ServerEpoch pos.Epoch // of a primary
 	InRecovery  bool      // the primary's server was not promoted yet
 	Marked      bool      // the directory was elected or opened for writing here, and was not given up since
-	Diverged    bool      // a standby's directory holds pages from beyond the group's history
+	Diverged    bool      // a standby's directory holds pages, or log, from beyond the group's history
 }
 
 // Step is what a node does next on its way into a role. Each is safe to do
@@ -125,13 +125,13 @@ func ToStandby(v View) Step {
 		}
 		return Pause
 	}
-	if (v.Marked || v.Diverged) && known {
+	switch {
+	case !v.Marked && !v.Diverged:
+		return Launch
+	case known:
 		return Return
 	}
-	if v.Marked {
-		return Pause
-	}
-	return Launch
+	return Pause
 }
 
 // Known tells whether it is recorded where the present primary's log begins,
@@ -165,8 +165,10 @@ type Remains struct {
 	MinRecovery pos.LSN
 	// Clean: it was shut down as a primary, and its shutdown checkpoint is the
 	// last record of its log.
-	Clean  bool
-	LogEnd pos.LSN // end of its valid log, in whole records
+	Clean bool
+	// LogEnd is the end of its valid log, in whole records; of one that was last
+	// a standby only where that is of another history.
+	LogEnd pos.LSN
 	// Lineage is the history that its log adopted.
 	Lineage pos.Lineage
 	// Floor is the least method to use, after others have failed or on the
@@ -198,7 +200,7 @@ func ChooseMethod(r Remains, group pos.Lineage) (Method, string) {
 		why, least = "an earlier attempt was interrupted", max(least, 2)
 	case r.NoLog:
 		why, least = "its own log cannot be read", max(least, 2)
-	case r.Recovery && r.MinRecovery <= fork:
+	case r.Recovery && max(r.MinRecovery, r.LogEnd) <= fork:
 		why = fmt.Sprintf("it was a standby up to %s, the histories part at %s", r.MinRecovery, fork)
 	case r.Clean && r.LogEnd <= fork:
 		why += ", after a regular stop"

@@ -36,6 +36,7 @@ func (d *daemon) end(p *proc, u *duty, cause error) {
 
 // follow makes the node be what the ledger says, as the agent does.
 func (d *daemon) follow(p *proc) {
+	d.formAnew(p)
 	for { // nothing is done on a state that is still being replayed
 		st, err := d.read(p)
 		if err == nil {
@@ -91,6 +92,12 @@ func (d *daemon) inside(p *proc, as role.Assignment) {
 		d.role = decide.RoleNone
 	case role.Standby:
 		d.standby(p)
+	case role.Restore:
+		d.role = decide.RoleNone
+		if d.n.pg != nil {
+			d.stop(p, d.n.pg)
+		}
+		d.restoreGroup(p)
 	case role.Hold:
 		if s := d.n.pg; s != nil && (!s.primary || s.epoch.Less(d.state().Primary.Epoch)) {
 			d.stop(p, s)
@@ -133,25 +140,29 @@ func (d *daemon) fence(p *proc, e pos.Epoch, st facts.State) error {
 	if st.Primary.Phase != facts.PhaseFencing || st.Primary.Epoch != e {
 		return nil
 	}
-	rep := facts.FenceReport{Store: n.sp.store, Epoch: e, Voters: st.Voters.Version, Lineage: lineage, LSN: lsn, Heard: d.heardOf()}
+	rep, err := d.fenceReport(p, e, lineage, lsn)
+	if err != nil {
+		return err
+	}
+	rep.Voters = st.Voters.Version
+	_, err = d.propose(p, 3*time.Second, facts.Command{ReportFence: &facts.ReportFence{FenceReport: rep}})
+	return err
+}
+
+// fenceReport is the word of this node, whose received log ends at lsn. A
+// database that was opened for writing here has a log of its own.
+func (d *daemon) fenceReport(p *proc, e pos.Epoch, lineage pos.Lineage, lsn pos.LSN) (facts.FenceReport, error) {
+	n := d.n
+	rep := facts.FenceReport{Store: n.sp.store, Epoch: e, Lineage: lineage, LSN: lsn, Heard: d.heardOf()}
 	rep.Timeline = lineage.TimelineAt(lsn)
+	if n.givenUp() {
+		return rep, errGivenUp
+	}
 	if !n.coming.spool {
 		if n.past() == role.PastPrimary {
-			lineage = n.ownLineage()
-			rep.Lineage, rep.Opened = lineage, true
-			end, err := n.ownLog(lineage)
-			if err != nil {
-				return err
+			if err := d.ownReport(p, &rep); err != nil {
+				return rep, err
 			}
-			if begins(st.Lineage, lineage, end) {
-				lineage = st.Lineage
-				n.marked = &mark{epoch: n.marked.epoch, lineage: lineage}
-				rep.Lineage = lineage
-				if err := d.step(p); err != nil {
-					return err
-				}
-			}
-			rep.LSN, rep.Timeline = end, lineage.TimelineAt(end)
 		}
 		if n.marked != nil {
 			rep.Heard = min(rep.Heard, rep.LSN)
@@ -167,8 +178,28 @@ func (d *daemon) fence(p *proc, e pos.Epoch, st facts.State) error {
 	if rep.Timeline == 0 {
 		rep.Timeline = max(n.dir.tli, 1)
 	}
-	_, err = d.propose(p, 3*time.Second, facts.Command{ReportFence: &facts.ReportFence{FenceReport: rep}})
-	return err
+	return rep, nil
+}
+
+// ownReport speaks for the log of the own directory.
+func (d *daemon) ownReport(p *proc, rep *facts.FenceReport) error {
+	n, group := d.n, d.state().Lineage
+	lineage := n.ownLineage()
+	rep.Lineage, rep.Opened = lineage, true
+	end, err := n.ownLog(lineage)
+	if err != nil {
+		return err
+	}
+	if begins(group, lineage, end) {
+		lineage = group
+		n.marked = &mark{epoch: n.marked.epoch, lineage: lineage}
+		rep.Lineage = lineage
+		if err := d.step(p); err != nil {
+			return err
+		}
+	}
+	rep.LSN, rep.Timeline = end, lineage.TimelineAt(end)
+	return nil
 }
 
 // begins tells whether a log along a lineage, up to end, is exactly where a
@@ -276,7 +307,7 @@ func (d *daemon) report() decide.Report {
 	n, sp := d.n, &d.n.sp
 	r := decide.Report{
 		Node: n.name, Store: sp.store, Kind: string(n.kind), Boot: string(rune('a' + d.life%26)), Seq: d.seq, SentAt: n.wall(), Clock: n.clock(),
-		Address: n.name + ":1", HTTP: n.name + ":2", Role: d.role, Epoch: sp.lineage.Last().Epoch, Fence: sp.fence,
+		Address: n.name + ":1", HTTP: n.name + ":2", Ledger: n.ledger.id, Generation: n.ledger.gen, Role: d.role, Epoch: sp.lineage.Last().Epoch, Fence: sp.fence,
 		Received: sp.log.end, Durable: d.recv.durable(), Applied: d.recv.applied, Committed: d.recv.committed,
 		Server: d.server, Hears: d.hears(), Stream: d.recv.stream(),
 	}
@@ -295,7 +326,7 @@ func (d *daemon) report() decide.Report {
 
 // decide is the controller: it decides for the group while it leads.
 func (d *daemon) decide(p *proc) {
-	l := d.w.ledger
+	l := d.n.ledger
 	for {
 		for k := 0; k < 8 && l.leader == d.n.i && l.ready; k++ {
 			plan := decide.Decide(d.observe(d.state()))
@@ -324,7 +355,7 @@ func (d *daemon) carryOut(p *proc, plan decide.Plan) bool {
 			d.transfer = d.n.clock()
 		}
 		p.rest(d.w.between(time.Millisecond, 5*time.Millisecond))
-		if !d.w.ledger.raft(d.n.i, a) {
+		if !d.n.ledger.raft(d.n.i, a) {
 			d.w.trace("%s: not carried out: %s", d.n.name, plan.Rule)
 			return false
 		}

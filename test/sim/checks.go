@@ -29,6 +29,7 @@ type checks struct {
 	outage    *outage                  // under way
 	leaving   map[string]time.Duration // when it was applied
 	lost      []remains
+	restore   restoreWatch
 	decreed   time.Duration // when the policy changed last
 }
 
@@ -49,6 +50,7 @@ func (c *checks) fail(format string, args ...any) {
 // history of every primary that opened in a later epoch.
 func (c *checks) acked(n *node, r rec) {
 	c.acks = append(c.acks, r)
+	c.restore.acked(c, n, r)
 	c.breath(n, r)
 	c.counted(n, r)
 	for _, e := range c.order {
@@ -59,8 +61,9 @@ func (c *checks) acked(n *node, r rec) {
 }
 
 // applied looks at every step of the ledger.
-func (c *checks) applied(before, after facts.State, cmd facts.Command) {
+func (c *checks) applied(l *ledger, before, after facts.State, cmd facts.Command) {
 	p, q := before.Primary, after.Primary
+	c.restore.applied(c, l, before, after, cmd)
 	if q.Epoch.Less(p.Epoch) {
 		c.fail("the epoch fell from %s to %s", p.Epoch, q.Epoch)
 	}
@@ -102,7 +105,7 @@ type committed struct {
 // tell: a primary calls its log committed up to a place. Every later primary
 // holds all whole records of that.
 func (c *checks) tell(e pos.Epoch, log wal, upto pos.LSN) {
-	if i := log.whole(upto); i > 0 && !e.Less(c.told.epoch) {
+	if i := log.whole(upto); i > 0 && !e.Less(c.told.epoch) && c.restore.past.Less(e) {
 		c.told = committed{e, log.recs[i-1]}
 	}
 }
@@ -189,13 +192,13 @@ func (c *checks) byStore(store string) *node {
 
 // durable is how many voters hold a record on their disks.
 func (c *checks) durable(r rec, s facts.State) int {
-	k := c.were(r, s, true)
+	had := c.were(r, s, true)
 	for _, n := range c.w.nodes {
 		if s.IsVoter(n.sp.store) && (n.sp.log.cut(n.sp.durable).holds(r) || n.dir.wal.cut(n.dir.flushed).holds(r)) {
-			k++
+			had[n.sp.store] = true
 		}
 	}
-	return k
+	return len(had)
 }
 
 // remains is what a store held when its disk was lost: its spool, and the log
@@ -211,30 +214,30 @@ func (c *checks) remember(n *node) {
 	c.lost = append(c.lost, remains{n.sp.store, n.sp.log, n.dir.wal, n.sp.durable, n.dir.flushed})
 }
 
-// were is how many voters had a record on disks that are lost by now: what was
+// were are the voters that had a record on disks that are lost by now: what was
 // right to acknowledge and to apply stays right when fewer have it later.
-func (c *checks) were(r rec, s facts.State, durable bool) int {
-	k := 0
+func (c *checks) were(r rec, s facts.State, durable bool) map[string]bool {
+	had := map[string]bool{}
 	for _, l := range c.lost {
 		if durable {
 			l.log, l.written = l.log.cut(l.durable), l.written.cut(l.flushed)
 		}
 		if s.IsVoter(l.store) && (l.log.holds(r) || l.written.holds(r)) {
-			k++
+			had[l.store] = true
 		}
 	}
-	return k
+	return had
 }
 
 // present is how many voters have a record, on disk or not.
 func (c *checks) present(r rec, s facts.State) int {
-	k := c.were(r, s, false)
+	had := c.were(r, s, false)
 	for _, n := range c.w.nodes {
 		if s.IsVoter(n.sp.store) && (n.sp.log.holds(r) || n.dir.wal.holds(r)) {
-			k++
+			had[n.sp.store] = true
 		}
 	}
-	return k
+	return len(had)
 }
 
 // redone: a standby applied a record. Unless it was elected, a majority has it.
@@ -242,11 +245,11 @@ func (c *checks) redone(n *node, r rec) {
 	if n.marked != nil {
 		return
 	}
-	s := c.w.ledger.head()
+	s := n.ledger.head()
 	// What was sent under the set before is on a majority of that one, which
 	// every majority of this one meets.
-	for k, v := len(c.w.ledger.states)-1, s.Voters.Version; k >= 0; k-- {
-		old := c.w.ledger.states[k]
+	for k, v := len(n.ledger.states)-1, s.Voters.Version; k >= 0; k-- {
+		old := n.ledger.states[k]
 		if old.Voters.Version+1 < v {
 			break
 		}
@@ -314,6 +317,8 @@ func (c *checks) settled() string {
 		return "the open server is not the ledger's primary"
 	case s.Order != nil:
 		return "the order to " + s.NameOf(s.Order.To) + " stands"
+	case open.pg.out || s.Offline != nil:
+		return "clients of " + open.name + " are kept out"
 	case s.Voters.Confirmed != s.Voters.Version:
 		return "the primary does not count by the present voters"
 	}

@@ -68,7 +68,7 @@ func (c *checks) measured() {
 // counted: what a client was told is on the disks of a majority, by the voters
 // of now or of one version before.
 func (c *checks) counted(n *node, r rec) {
-	states := c.w.ledger.states
+	states := n.ledger.states
 	v := states[len(states)-1].Voters.Version
 	for k := len(states) - 1; k >= 0 && states[k].Voters.Version+1 >= v; k-- {
 		if k < len(states)-1 && states[k].Voters.Version == states[k+1].Voters.Version {

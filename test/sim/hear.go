@@ -64,6 +64,7 @@ func (d *daemon) reports() {
 			d.dial(n)
 		}
 	}
+	d.yield()
 	d.after(100*time.Millisecond, d.reports)
 }
 
@@ -184,7 +185,7 @@ func (d *daemon) observe(st facts.State) decide.Observation {
 	own := d.report()
 	reports[own.Store] = decide.Heard{Report: own, At: now}
 	o := decide.Observation{Now: now, SelfStore: d.n.sp.store, State: st, Reports: reports,
-		Raft: d.w.ledger.servers, LastTransfer: at(d.transfer), Began: at(d.beganAt)}
+		Raft: d.n.ledger.servers, LastTransfer: at(d.transfer), Began: at(d.beganAt)}
 	if d.epoch.epoch == st.Primary.Epoch {
 		o.EpochSeen = at(d.epoch.at)
 	}

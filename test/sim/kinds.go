@@ -13,9 +13,10 @@ func scenarios() []scenario {
 	mixed := calm
 	mixed.crashy, mixed.drop, mixed.dup = 0.02, 0.001, 0.01
 	mixed.weights = [actions]int{6, 4, 4, 4, 3, 3, 2, 3, 3, 2, 1, 1, 2, 2, 2, 1}
+	mixed.weights[actRestore] = 3
 	orders := calm
 	orders.crashy, orders.pause = 0.05, 1500*time.Millisecond
-	orders.weights = [actions]int{actSwitchover: 10, actFailover: 4, actKillServer: 2, actKillDaemon: 1, actStallLedger: 1}
+	orders.weights = [actions]int{actSwitchover: 10, actFailover: 4, actKillServer: 2, actKillDaemon: 1, actStallLedger: 1, actRestore: 1}
 	storm := mixed
 	storm.faults, storm.pause, storm.drop, storm.slow, storm.disk = 20, 700*time.Millisecond, 0.01, 40*time.Millisecond, 30*time.Millisecond
 	storm.lag = 1500 * time.Millisecond
@@ -57,7 +58,10 @@ func bySelf(calm scenario) []scenario {
 	}
 	large.crashy = 0.01
 	large.weights = [actions]int{actKillHost: 4, actKillDaemon: 3, actKillServer: 1, actCutSome: 5, actCutOne: 1, actHeal: 1, actHalt: 3, actSwitchover: 2, actWipe: 2, actLeave: 1, actRestart: 1}
-	return []scenario{single, silence, pauses, clocks, policy, large}
+	restore := policy
+	restore.crashy, restore.policy, restore.faults = 0.02, sometimesManual, 8
+	restore.weights = [actions]int{actRestore: 12, actSwitchover: 2, actFailover: 1, actKillHost: 2, actKillDaemon: 2, actKillServer: 1, actCutSome: 2, actHalt: 1, actRestart: 1, actStallLedger: 1, actWipe: 1}
+	return []scenario{single, silence, pauses, clocks, policy, large, restore}
 }
 
 func sometimesManual(w *world, p *facts.Policy) {

@@ -16,6 +16,9 @@ import (
 // spread before it lost its place may be applied by the next leader, or never.
 type ledger struct {
 	w       *world
+	id      string
+	gen     uint32        // of the group when it was formed with this ledger
+	over    bool          // a restore of the group was made final in it
 	states  []facts.State // by number of applied commands
 	servers []decide.RaftServer
 	leader  int // node, -1 for none
@@ -32,11 +35,26 @@ var (
 	errRefused  = errors.New("refused")
 )
 
+// newLedger is an empty one without servers.
+func (w *world) newLedger(id string, gen uint32) *ledger {
+	l := &ledger{w: w, id: id, gen: gen, leader: -1, states: []facts.State{{}}}
+	w.ledgers = append(w.ledgers, l)
+	return l
+}
+
+// byID is the ledger of an id.
+func (w *world) byID(id string) *ledger {
+	return w.ledgers[slices.IndexFunc(w.ledgers, func(l *ledger) bool { return l.id == id })]
+}
+
 func (l *ledger) head() facts.State { return l.states[len(l.states)-1] }
+
+// runs tells whether a node's daemon gets the processor and keeps this ledger.
+func (l *ledger) runs(n *node) bool { return n.ledger == l && n.runs() }
 
 // majority tells whether a node reaches a majority of the ledger's voters.
 func (l *ledger) majority(i int) bool {
-	if !l.w.nodes[i].runs() {
+	if !l.runs(l.w.nodes[i]) {
 		return false
 	}
 	voters, heard := 0, 0
@@ -46,7 +64,7 @@ func (l *ledger) majority(i int) bool {
 		}
 		voters++
 		for _, n := range l.w.nodes {
-			if n.runs() && n.sp.store == s.Store && (n.i == i || l.w.net.both(i, n.i)) {
+			if l.runs(n) && n.sp.store == s.Store && (n.i == i || l.w.net.both(i, n.i)) {
 				heard++
 			}
 		}
@@ -55,7 +73,7 @@ func (l *ledger) majority(i int) bool {
 }
 
 func (l *ledger) votes(n *node) bool {
-	return n.runs() && slices.ContainsFunc(l.servers, func(s decide.RaftServer) bool { return s.Voter && s.Store == n.sp.store })
+	return l.runs(n) && slices.ContainsFunc(l.servers, func(s decide.RaftServer) bool { return s.Voter && s.Store == n.sp.store })
 }
 
 // tick keeps the leader and brings followers up to date.
@@ -63,7 +81,7 @@ func (l *ledger) tick() {
 	w := l.w
 	w.after(20*time.Millisecond, l.tick)
 	switch {
-	case l.leader >= 0 && w.nodes[l.leader].daemon == nil:
+	case l.leader >= 0 && (w.nodes[l.leader].daemon == nil || w.nodes[l.leader].ledger != l):
 		l.depose()
 	case l.leader >= 0 && l.majority(l.leader):
 		l.lost = w.now
@@ -112,7 +130,7 @@ func (l *ledger) lead(i int) {
 		}
 	}
 	l.w.after(l.w.between(time.Millisecond, 60*time.Millisecond), func() {
-		if l.term == term && l.w.nodes[i].daemon != nil {
+		if n := l.w.nodes[i]; l.term == term && n.daemon != nil && n.ledger == l {
 			l.ready = true
 			l.learn(l.w.nodes[i], len(l.states)-1)
 		}
@@ -123,18 +141,18 @@ func (l *ledger) lead(i int) {
 func (l *ledger) spread(n *node) {
 	upto := len(l.states) - 1
 	d := n.daemon
-	if d == nil || !n.runs() || n.i == l.leader || n.applied >= upto || l.w.now < n.stalled || !l.w.net.both(l.leader, n.i) {
+	if d == nil || !l.runs(n) || n.i == l.leader || n.applied >= upto || l.w.now < n.stalled || !l.w.net.both(l.leader, n.i) {
 		return
 	}
 	l.w.after(l.w.between(200*time.Microsecond, 8*time.Millisecond), func() {
-		if n.daemon == d && n.runs() && l.w.now >= n.stalled {
+		if n.daemon == d && l.runs(n) && l.w.now >= n.stalled {
 			l.learn(n, upto)
 		}
 	})
 }
 
 func (l *ledger) learn(n *node, upto int) {
-	if upto > n.applied && n.daemon != nil {
+	if upto > n.applied && n.daemon != nil && n.ledger == l {
 		n.applied = upto
 		n.daemon.changed()
 	}
@@ -146,7 +164,7 @@ func (l *ledger) apply(c facts.Command) facts.Outcome {
 	after, out := l.w.mut.apply(before, c)
 	if out.Refused == "" && after.Version != before.Version {
 		l.states = append(l.states, after)
-		l.w.check.applied(before, after, c)
+		l.w.check.applied(l, before, after, c)
 	}
 	return out
 }
@@ -189,7 +207,7 @@ func (l *ledger) confirm(i int, answer func(facts.State)) {
 // ask sends one request to the leader, again and again until it is answered or
 // patience ends. The request carries its own answer back.
 func (d *daemon) ask(p *proc, patience time.Duration, request func(leader int, answered func())) error {
-	l := d.w.ledger
+	l := d.n.ledger
 	got := false
 	end := d.w.now + patience
 	for d.w.now < end {
@@ -228,7 +246,7 @@ func (d *daemon) ask(p *proc, patience time.Duration, request func(leader int, a
 // propose returns when the command was applied, or refused, or nobody answered
 // in time: then it may be applied all the same.
 func (d *daemon) propose(p *proc, patience time.Duration, c facts.Command) (facts.Outcome, error) {
-	l := d.w.ledger
+	l := d.n.ledger
 	l.ids++
 	c.ID, c.At = strconv.Itoa(l.ids), d.n.wall()
 	var out facts.Outcome
@@ -249,7 +267,7 @@ func (d *daemon) read(p *proc) (facts.State, error) {
 	}
 	var st facts.State
 	err := d.ask(p, time.Second, func(leader int, answered func()) {
-		d.w.ledger.confirm(leader, func(s facts.State) { st = s; answered() })
+		d.n.ledger.confirm(leader, func(s facts.State) { st = s; answered() })
 	})
 	return st, err
 }

@@ -87,6 +87,16 @@ func (l wal) holds(r rec) bool {
 	return r.end <= l.end && n > 0 && l.recs[n-1].chain == r.chain
 }
 
+// common is up to where two logs hold the same whole records.
+func (l wal) common(o wal) pos.LSN {
+	n := min(l.whole(l.end), o.whole(o.end))
+	k := sort.Search(n, func(i int) bool { return l.recs[i].chain != o.recs[i].chain })
+	if k == 0 {
+		return l.base
+	}
+	return l.recs[k-1].end
+}
+
 // mark stands for all bytes below x: the chain of the last whole record, and
 // that of the one which x cuts off.
 func (l wal) mark(x pos.LSN) [2]uint64 {

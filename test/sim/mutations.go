@@ -42,6 +42,10 @@ const (
 	LeavingIgnored                  // an announced restart gives no time
 	AdoptionNotFsynced              // of a lineage: a lost host comes back with the one before
 	MarkNotFsynced                  // that a directory was opened for writing here
+	LastLogNotSaved                 // the primary stops for a restore of the group although the location lacks log
+	RestoredUnsaid                  // a restored node goes on although no majority has said that nobody else does
+	OldLogReplayed                  // a standby is started with whatever log of a history that was left it has
+	FinalWithdrawn                  // a restore is withdrawn although the restored node goes on already
 )
 
 // known is what is said of each mutation.
@@ -82,6 +86,10 @@ func catalogue() []known {
 		{"LeavingIgnored", "leaving-until ignored", kindPauses, false},
 		{"AdoptionNotFsynced", "skip the fsync of an adopted lineage", kindLost, false},
 		{"MarkNotFsynced", "skip the fsync of the mark on an opened directory", kindLost, false},
+		{"LastLogNotSaved", "stop for a restore before the last log was saved", kindRestore, false},
+		{"RestoredUnsaid", "go on restored before a majority knows of it", kindRestore, false},
+		{"OldLogReplayed", "start a standby on log of a history that was left", kindRestore, false},
+		{"FinalWithdrawn", "withdraw a restore past its point of no return", kindRestore, false},
 	}
 }
 
@@ -119,6 +127,8 @@ func (p planted) apply(s facts.State, c facts.Command) (facts.State, facts.Outco
 		rep := *c.ReportFence
 		rep.Lineage = s.Lineage
 		c.ReportFence = &rep
+	case p.m == FinalWithdrawn && c.ClearOrder != nil:
+		s = unfinished(s)
 	case p.m == TwoVotersAtOnce:
 		s.Voters.Confirmed = s.Voters.Version
 	case p.m == TimelineReused && c.Starting != nil:
@@ -148,6 +158,17 @@ func (p planted) apply(s facts.State, c facts.Command) (facts.State, facts.Outco
 func fencedOnly(s facts.State) facts.State {
 	if len(s.Primary.Fence) > 0 {
 		s.Voters.Stores = slices.DeleteFunc(slices.Clone(s.Voters.Stores), func(v string) bool { _, ok := s.Primary.Fence[v]; return !ok })
+	}
+	return s
+}
+
+// unfinished is a state in which a restore that was made final can be taken
+// back.
+func unfinished(s facts.State) facts.State {
+	if o, ok := s.Restoring(); ok && o.Restore.Stage == facts.RestoreFinal {
+		r := *o.Restore
+		r.Stage, o.Restore = facts.RestoreRewriting, &r
+		s.Order = &o
 	}
 	return s
 }

@@ -16,13 +16,16 @@ type node struct {
 	i       int
 	name    string
 	kind    facts.Kind
-	applied int           // newest command of the ledger that is applied here
+	ledger  *ledger       // whose log is on this node's disk
+	applied int           // newest command of it that is applied here
 	stalled time.Duration // until when the ledger's log does not get here
 
 	sp     spool
 	marked *mark // the directory was elected or opened for writing here
 	dir    directory
 	coming comeback
+	plan   groupPlan
+	reform *reformation // this node forms the group anew; nil when it does not
 
 	host   host
 	daemon *daemon
@@ -34,6 +37,9 @@ type node struct {
 type mark struct {
 	epoch   pos.Epoch
 	lineage pos.Lineage
+	// given is the store that vouched for the log in the directory when that was
+	// given up for a restore of the group.
+	given string
 }
 
 // comeback is the durable note of a former primary's way back.
@@ -149,7 +155,7 @@ type daemon struct {
 	hung     time.Duration // since when the disk does not answer
 }
 
-func (d *daemon) state() facts.State { return d.w.ledger.states[d.n.applied] }
+func (d *daemon) state() facts.State { return d.n.ledger.states[d.n.applied] }
 func (d *daemon) alive() bool        { return d.n.daemon == d }
 
 // changed wakes who waits for the ledger.
@@ -205,6 +211,7 @@ func (n *node) start() {
 		d.role = decide.RoleWitness
 	}
 	d.recv.d, d.recv.held = d, true
+	n.clearForReform()
 	n.recoverLog()
 	// The ledger's log is applied anew; the newest of it last.
 	n.applied = max(0, n.applied-w.rng.IntN(6))
@@ -217,6 +224,7 @@ func (n *node) start() {
 	d.control = d.spawn(d.decide)
 	d.reports()
 	d.recv.lazily()
+	d.watchRestore()
 }
 
 // back starts a node that was lost: the host is there before its daemon.
@@ -275,8 +283,8 @@ const aWhile = 250 * time.Millisecond
 func (n *node) crash(host bool) {
 	if d := n.daemon; d != nil {
 		n.daemon = nil
-		if n.w.ledger.leader == n.i {
-			n.w.ledger.depose()
+		if n.ledger.leader == n.i {
+			n.ledger.depose()
 		}
 		for _, p := range d.boot {
 			p.kill()

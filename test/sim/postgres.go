@@ -20,6 +20,7 @@ type server struct {
 	contact   time.Duration // of the last renewal
 	until     time.Duration // end of an announced restart
 	open      bool          // ordinary clients are let in
+	out       bool          // on the operator's word they are kept out all the same
 	stopping  bool
 	source    *run // our receiver
 	waiting   []rec
@@ -170,18 +171,29 @@ func (s *server) promote(e pos.Epoch, t pos.Timeline) pos.LSN {
 // work is the clients of an open primary.
 func (s *server) work() {
 	s.n.after(s.n.w.between(10*time.Millisecond, 90*time.Millisecond), func() {
-		if s.runs() && s.open && !s.stopping {
+		if s.runs() && s.open && !s.stopping && !s.out {
 			s.insert(true)
 			s.work()
 		}
 	})
 }
 
-// insert writes one record.
-func (s *server) insert(client bool) rec {
-	n := s.n
+// shut keeps clients out and cuts those off that are there: what they wait for
+// they are never told.
+func (s *server) shut() { s.out, s.waiting = true, nil }
+
+// admit lets them in again.
+func (s *server) admit() {
+	if s.out {
+		s.out = false
+		s.work()
+	}
+}
+
+// write adds one record to the log and the pages of the directory.
+func (n *node) write(e pos.Epoch, client bool) rec {
 	n.w.chains++
-	r := rec{start: n.dir.wal.end, epoch: s.epoch, client: client, chain: n.w.chains}
+	r := rec{start: n.dir.wal.end, epoch: e, client: client, chain: n.w.chains}
 	r.end = r.start + pos.LSN(8+n.w.rng.IntN(56))
 	if k := len(n.dir.wal.recs); k > 0 {
 		r.prev = n.dir.wal.recs[k-1].chain
@@ -189,6 +201,12 @@ func (s *server) insert(client bool) rec {
 	p := piece{r.start, r.end, []rec{r}}
 	n.dir.wal, _ = n.dir.wal.join(p)
 	n.dir.applied, _ = n.dir.applied.join(p)
+	return r
+}
+
+// insert writes one record.
+func (s *server) insert(client bool) rec {
+	r := s.n.write(s.epoch, client)
 	if client {
 		s.waiting = append(s.waiting, r)
 	}

@@ -87,7 +87,7 @@ func (r *receiver) durable() pos.LSN {
 // the group's history.
 func (r *receiver) returning() bool {
 	n := r.d.n
-	return !n.coming.spool && (n.dir.state == dirRewind || n.marked != nil && n.dir.state == dirCluster)
+	return n.givenUp() || !n.coming.spool && (n.dir.state == dirRewind || n.marked != nil && n.dir.state == dirCluster)
 }
 
 // greet takes a connection.

@@ -34,14 +34,37 @@ func (d *daemon) view(st facts.State) role.View {
 	return v
 }
 
-// diverged tells whether the pages are from beyond where the history left
-// their timeline.
+// diverged tells whether the pages, or the log that will be replayed onto them,
+// are from beyond where the history left their timeline.
 func (n *node) diverged(st facts.State) bool {
-	if !role.Known(st.Primary) || !n.dir.recovery || n.dir.minRec == 0 {
-		return false
+	return n.dir.recovery && n.dir.minRec != 0 && n.standbyEnd(st) > leaves(st.Lineage, n.dir.minTLI)
+}
+
+// standbyEnd is how far the directory of a standby goes: its pages, and what of
+// its log is beyond the place where the history left its timeline.
+func (n *node) standbyEnd(st facts.State) pos.LSN {
+	fork, end := leaves(st.Lineage, n.dir.minTLI), n.dir.wal.recordEnd(n.dir.wal.end)
+	if n.w.mut.on(OldLogReplayed) || n.dir.minRec > fork || end <= fork || n.dir.tli > n.dir.minTLI && end <= leaves(st.Lineage, n.dir.tli) {
+		return n.dir.minRec
 	}
-	end, _, known := lineageEnd(st.Lineage, n.dir.minTLI)
-	return known && end != 0 && n.dir.minRec > end
+	return end
+}
+
+// leaves is where a history has left a timeline; zero when it was never on it,
+// the highest LSN while it has not.
+func leaves(l pos.Lineage, t pos.Timeline) pos.LSN {
+	seen := false
+	for _, e := range l {
+		switch {
+		case e.Timeline == t:
+			seen = true
+		case e.Timeline > t && seen:
+			return e.Start
+		case e.Timeline > t && l[0].Timeline < t:
+			return 0
+		}
+	}
+	return ^pos.LSN(0)
 }
 
 // confirmed is a state, agreed by a majority, in which e is still ours.
@@ -188,6 +211,7 @@ func (d *daemon) adopt(p *proc, st facts.State, e pos.Epoch) error {
 	if err := d.step(p); err != nil {
 		return err
 	}
+	d.n.coming.spool = false // it speaks for the directory's log again
 	d.n.marked = &mark{epoch: e, lineage: st.Lineage}
 	return d.step(p)
 }
@@ -349,10 +373,13 @@ func (d *daemon) open(p *proc, s *server, r *run, e pos.Epoch) error {
 // attend is the life of an open primary.
 func (d *daemon) attend(p *proc, s *server, r *run, e pos.Epoch) error {
 	var proposing bool
+	var doors keeper
 	for {
 		st := d.state()
 		r.setState(st)
-		if o := st.Order; o != nil && o.Kind == facts.OrderSwitchover && o.From == d.n.sp.store && o.Epoch == e && st.Primary.Phase == facts.PhaseOpened {
+		doors.follow(s, st.Offline)
+		d.w.vault.store(d.n, r)
+		if o := st.Order; o != nil && stopsFor(st, *o) && o.From == d.n.sp.store && o.Epoch == e && st.Primary.Phase == facts.PhaseOpened {
 			if err := d.freeze(p, s, r, *o); err != nil {
 				return err
 			}

@@ -56,12 +56,13 @@ const (
 	actLeave       // announced
 	actJump        // of a clock
 	actPolicy      // another one
+	actRestore     // of the whole group, to a moment
 	actions
 )
 
 // Scenarios is how many kinds of runs there are; a seed is of the kind that it
 // leaves when divided by it.
-const Scenarios = 11
+const Scenarios = 12
 
 // The kinds of runs, by seed modulo Scenarios.
 const (
@@ -76,6 +77,7 @@ const (
 	kindClocks
 	kindPolicy
 	kindLarge
+	kindRestore
 )
 
 // decree makes another policy the group's.
@@ -103,7 +105,7 @@ func (w *world) drive(p *proc) {
 	p.rest(w.between(0, 2*time.Second))
 	w.net.heal()
 	w.net.drop, w.net.dup, w.crashy = 0, 0, 0
-	w.calm = w.now
+	w.calm, w.vault.busy = w.now, 0
 	for _, n := range w.nodes {
 		n.stalled = 0
 		n.start()
@@ -113,10 +115,13 @@ func (w *world) drive(p *proc) {
 }
 
 // attend is an operator who sees that the primary is lost for good, disk and
-// all, where the group may not help itself.
+// all, where the group may not help itself, or the node that was to restore it.
 func (w *world) attend(p *proc) {
 	for {
 		p.rest(3 * time.Second)
+		if o, ok := w.ledger.head().Restoring(); ok && w.check.byStore(o.To) == nil {
+			w.withdraw(o.ID)
+		}
 		if st := w.ledger.head(); w.helpless(st) && st.Primary.Phase == facts.PhaseOpened && w.check.byStore(st.Primary.Store) == nil {
 			w.order(w.nodes[w.rng.IntN(len(w.nodes))], false)
 		}
@@ -202,6 +207,8 @@ func (w *world) actBySelf(p *proc, what int) {
 		w.jump()
 	case actPolicy:
 		w.decree()
+	case actRestore:
+		w.restore(p)
 	}
 }
 
@@ -438,6 +445,9 @@ func (w *world) wipe(n *node) {
 }
 
 func (w *world) lose(n *node) {
+	if w.ledger.head().Order != nil || len(w.ledger.head().Voters.Stores) == 1 {
+		return // a restored group is whole again only when others have its log
+	}
 	w.trace("%s: disk lost", n.name)
 	w.check.remember(n)
 	n.crash(true)

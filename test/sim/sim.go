@@ -29,6 +29,8 @@ type Result struct {
 	Acked   int    // commits that clients were told of
 	Opened  int    // primaries that opened
 	Copies  int    // directories that came back by a copy
+	Moments int    // to which the whole group was brought back
+	Taken   int    // restores of the group that were given up
 	Ended   time.Duration
 	Outages []Outage
 }
@@ -38,7 +40,9 @@ type world struct {
 	clock
 	rng      *rand.Rand
 	net      *network
-	ledger   *ledger
+	ledger   *ledger // the group's newest
+	ledgers  []*ledger
+	vault    vault
 	nodes    []*node
 	check    *checks
 	mut      planted
@@ -83,7 +87,7 @@ func Run(seed uint64, o Options) Result {
 	for _, p := range w.procs {
 		p.kill()
 	}
-	return Result{Failure: w.check.failure, Stuck: w.check.stuck, Acked: len(w.check.acks), Opened: w.check.opens, Copies: w.check.restores, Ended: w.now, Outages: w.check.outages}
+	return Result{Failure: w.check.failure, Stuck: w.check.stuck, Acked: len(w.check.acks), Opened: w.check.opens, Copies: w.check.restores, Moments: w.check.restore.made, Taken: w.check.restore.withdrawn, Ended: w.now, Outages: w.check.outages}
 }
 
 func newWorld(seed uint64, o Options) *world {
@@ -91,7 +95,8 @@ func newWorld(seed uint64, o Options) *world {
 	w := &world{kind: int(seed % Scenarios), rng: rand.New(rand.NewPCG(seed, 0)), mut: planted{o.Mutation}, log: o.Log, scene: all[seed%Scenarios]}
 	w.net = &network{w: w, drop: w.scene.drop, dup: w.scene.dup, slow: w.scene.slow}
 	w.crashy, w.disk, w.lag = w.scene.crashy, w.scene.disk, w.scene.lag
-	w.ledger = &ledger{w: w, leader: -1}
+	w.ledger = w.newLedger("l", 1)
+	w.vault = vault{w: w, logs: map[pos.Timeline]wal{}}
 	w.check = &checks{w: w, opened: map[pos.Epoch]opening{}, timelines: map[pos.Timeline]pos.Epoch{}, began: map[pos.Epoch]time.Duration{}, leaving: map[string]time.Duration{}, watch: watch{beats: map[string]time.Duration{}}}
 	groups := w.scene.groups
 	for i, name := range groups[w.rng.IntN(len(groups))] {
@@ -99,7 +104,7 @@ func newWorld(seed uint64, o Options) *world {
 		if name == "witness" {
 			kind = facts.KindWitness
 		}
-		w.nodes = append(w.nodes, &node{w: w, i: i, name: name, kind: kind, sp: spool{store: name[:1]}, host: host{up: true}})
+		w.nodes = append(w.nodes, &node{w: w, i: i, name: name, kind: kind, ledger: w.ledger, sp: spool{store: name[:1]}, host: host{up: true}})
 	}
 	return w
 }
@@ -107,7 +112,6 @@ func newWorld(seed uint64, o Options) *world {
 // found makes a group that was once open on main and was shut down there.
 func (w *world) found() {
 	l, start := w.ledger, pos.LSN(100)
-	l.states = []facts.State{{}}
 	do := func(c facts.Command) {
 		c.At = w.time()
 		s, out := facts.Apply(l.head(), c)
@@ -118,7 +122,7 @@ func (w *world) found() {
 	}
 	e := pos.Epoch{Gen: 1, Num: 1}
 	main := w.nodes[0].sp.store
-	do(facts.Command{Found: &facts.Found{Group: facts.Group{ID: "g", Name: "shop", LedgerID: "l", SystemID: 1, PGMajor: 15, SegSize: 16 << 20}, Member: w.member(0)}})
+	do(facts.Command{Found: &facts.Found{Group: facts.Group{ID: "g", Name: "shop", LedgerID: l.id, SystemID: 1, PGMajor: 15, SegSize: 16 << 20}, Member: w.member(0)}})
 	do(facts.Command{BeginEpoch: &facts.BeginEpoch{Expect: l.head().Primary.Version, Cause: "founding", Change: facts.ChangeFounding}})
 	do(facts.Command{ReportFence: &facts.ReportFence{FenceReport: facts.FenceReport{Store: main, Epoch: e, Voters: l.head().Voters.Version, LSN: start, Timeline: 1}}})
 	do(facts.Command{Assign: &facts.Assign{Expect: l.head().Primary.Version, Epoch: e, Store: main}})

@@ -17,6 +17,7 @@ import (
 
 var (
 	seeds = flag.Int("seeds", 1000, "how many seeds TestSim plays")
+	from  = flag.Int("from", 0, "the first of them")
 	one   = flag.Int64("seed", -1, "the one seed that TestSim plays, with all that happens")
 	bug   = flag.String("mutation", "None", "the planted bug with which TestSim plays it")
 )
@@ -28,11 +29,12 @@ func TestSim(t *testing.T) {
 		}
 		return
 	}
-	var acked, opened, copies, failed int
+	var acked, opened, copies, moments, taken, failed int
 	outages := map[string][]time.Duration{}
 	began := time.Now()
-	for seed, r := range play(*seeds, func(seed uint64) sim.Result { return sim.Run(seed, sim.Options{}) }) {
-		acked, opened, copies = acked+r.Acked, opened+r.Opened, copies+r.Copies
+	for k, r := range play(*seeds, func(k uint64) sim.Result { return sim.Run(uint64(*from)+k, sim.Options{}) }) {
+		seed := *from + k
+		acked, opened, copies, moments, taken = acked+r.Acked, opened+r.Opened, copies+r.Copies, moments+r.Moments, taken+r.Taken
 		for _, o := range r.Outages {
 			outages[outageName(o)] = append(outages[outageName(o)], o.Lasted)
 		}
@@ -43,12 +45,12 @@ func TestSim(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d seeds in %s: %d commits, %d openings, %d copies", *seeds, time.Since(began).Round(time.Millisecond), acked, opened, copies)
+	t.Logf("%d seeds in %s: %d commits, %d openings, %d copies, %d groups restored, %d restores given up", *seeds, time.Since(began).Round(time.Millisecond), acked, opened, copies, moments, taken)
 	for _, name := range slices.Sorted(maps.Keys(outages)) {
 		t.Logf("no commit after %-45s %s", name, spread(outages[name]))
 	}
-	if opened < 2**seeds || acked < 20**seeds {
-		t.Errorf("too little happened in %d seeds: %d openings, %d commits", *seeds, opened, acked)
+	if opened < 2**seeds || acked < 20**seeds || *seeds >= 100 && (moments < *seeds/8 || taken < *seeds/40) {
+		t.Errorf("too little happened in %d seeds: %d openings, %d commits, %d groups restored, %d restores given up", *seeds, opened, acked, moments, taken)
 	}
 }
 

@@ -199,7 +199,7 @@ func (d *daemon) markSeeded(p *proc, seeded bool) error {
 }
 
 // remains is what a node that must return holds.
-func (n *node) remains() role.Remains {
+func (n *node) remains(st facts.State) role.Remains {
 	past := n.past()
 	r := role.Remains{Half: past == role.PastHalf, Lineage: n.sp.lineage}
 	if len(r.Lineage) == 0 && n.marked != nil {
@@ -211,7 +211,14 @@ func (n *node) remains() role.Remains {
 	if past == role.PastStandby {
 		// The pages are of the timeline that they say, whatever log came since.
 		r.Lineage = slices.DeleteFunc(slices.Clone(r.Lineage), func(e pos.Entry) bool { return e.Timeline > n.dir.minTLI })
-		r.Recovery, r.MinRecovery, r.LogEnd = true, n.dir.minRec, n.dir.minRec
+		switch leaves(st.Lineage, n.dir.minTLI) {
+		case 0:
+			r.Lineage = nil
+		case ^pos.LSN(0):
+		default:
+			r.Lineage = slices.DeleteFunc(slices.Clone(st.Lineage), func(e pos.Entry) bool { return e.Timeline > n.dir.minTLI })
+		}
+		r.Recovery, r.MinRecovery, r.LogEnd = true, n.dir.minRec, n.standbyEnd(st)
 		return r
 	}
 	r.LogEnd = n.along(r.Lineage)
@@ -234,9 +241,12 @@ func (d *daemon) comeBack(p *proc, st facts.State) error {
 		}
 		*c = comeback{epoch: st.Primary.Epoch, closing: closing, spool: c.spool}
 	}
-	r := n.remains()
+	r := n.remains(st)
 	if r.Floor = c.floor; c.spool && r.Floor == "" {
 		r.Floor = role.MethodRewind
+	}
+	if r.Recovery && len(r.Lineage) == 0 && r.Floor != role.MethodFull {
+		r.Floor = role.MethodDelta
 	}
 	method, why := role.ChooseMethod(r, st.Lineage)
 	if d.w.mut.on(FollowWithoutFork) {
@@ -273,8 +283,12 @@ func (d *daemon) giveUpLog(p *proc, st facts.State, r role.Remains) error {
 		return err
 	}
 	n := d.n
-	if n.coming.spool || r.Recovery || r.Half {
+	if n.coming.spool || r.Half {
 		return nil
+	}
+	if r.Recovery { // it has only the received log, and goes on taking the stream
+		n.coming.spool = true
+		return d.step(p)
 	}
 	if err := d.step(p); err != nil {
 		return err
@@ -335,7 +349,7 @@ func (d *daemon) rewind(p *proc, st facts.State, r role.Remains) error {
 	if err != nil {
 		return err
 	}
-	keep := n.dir.wal.cut(min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage)))
+	keep := n.dir.wal.cut(min(r.LogEnd, role.ForkOf(r.Lineage, st.Lineage), n.dir.wal.common(from.dir.wal)))
 	n.dir.state = dirRewind
 	if err := d.transferred(p, from, d.w.between(20*time.Millisecond, 300*time.Millisecond)); err != nil {
 		return err
@@ -345,11 +359,15 @@ func (d *daemon) rewind(p *proc, st facts.State, r role.Remains) error {
 	if err := d.step(p); err != nil {
 		return err
 	}
-	n.unmark()
+	n.marked = nil
 	if err := d.step(p); err != nil {
 		return err
 	}
 	n.dir.state = dirCluster
+	if err := d.step(p); err != nil {
+		return err
+	}
+	n.coming.spool = false
 	return nil
 }
 
