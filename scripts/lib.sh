@@ -32,5 +32,12 @@ need_postgres() {
 
 # need_all installs what any test of the ladder needs.
 need_all() {
-	need_postgres && scripts/install-netlab.sh && scripts/install-backup-servers.sh && scripts/install-stock-tools.sh
+	need_postgres && scripts/install-netlab.sh && scripts/install-backup-servers.sh && scripts/install-stock-tools.sh && need_newer
+}
+
+# need_newer puts a PostgreSQL beside this system's that offers what older ones
+# do not, such as incremental backups. Where it cannot be had, the tests that need
+# it are skipped.
+need_newer() {
+	scripts/install-postgres-major.sh 17 || printf 'without PostgreSQL 17 the tests that need it are skipped\n'
 }

@@ -35,6 +35,9 @@ part integration gotest -timeout 6m $(tests_postgres)
 cluster=$(tests_cluster)
 # One at a time: these measure how fast a group reacts.
 [ -z "$cluster" ] || part cluster gotest -p 1 -timeout 12m $cluster
+# What only a newer server has, and a failover on it; make test-major runs everything.
+newer=$(scripts/install-postgres-major.sh 17 2>/dev/null | tail -n 1) || newer=
+[ ! -x "$newer/postgres" ] || part postgres-17 env UNDERSTUDY_PG_BINDIR="$newer" "$GO" test -count=1 -timeout 6m ./test/integration -run 'TestBackup_Incremental$|TestMajor_|TestRoles_Failover'
 
 printf '\n== times\n'
 printf '%s\n' "${times[@]}"
