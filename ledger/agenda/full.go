@@ -21,7 +21,12 @@ func (a *agenda) backups() {
 	if !due {
 		return
 	}
-	places := a.takers()
+	places := a.takers(Location.usable)
+	if len(places) == 0 && o.Request != "" {
+		// What was said of a location some time ago may be over: an operator who
+		// has just seen to it is not told to wait.
+		places = a.takers(func(l Location) bool { return l.Enabled })
+	}
 	if len(places) == 0 {
 		a.raise("backup-location", Error, "a backup is due, %s, but no location can take it: %s", o.Why, a.noTakers())
 		return
@@ -144,12 +149,12 @@ func copied(s catalog.Set) bool {
 	return false
 }
 
-// takers are the locations that a backup is written to: all that can be used,
-// cold ones only when no other can.
-func (a *agenda) takers() (out []Location) {
+// takers are the locations that a backup is written to: all that fit, cold ones
+// only when no other does.
+func (a *agenda) takers(fits func(Location) bool) (out []Location) {
 	for _, cold := range []bool{false, true} {
 		for _, l := range a.Locations {
-			if l.usable() && l.Open && l.Cold == cold && slices.ContainsFunc(a.Nodes, func(n Node) bool { return a.reaches(n, l) && backupable(n) }) {
+			if fits(l) && l.Open && l.Cold == cold && slices.ContainsFunc(a.Nodes, func(n Node) bool { return a.reaches(n, l) && backupable(n) }) {
 				out = append(out, l)
 			}
 		}

@@ -315,6 +315,7 @@ func (t *tx) walGone(j Job, c *RemoveWAL) *refusal {
 		return nil
 	}
 	t.setPruning(j.Profile, c.Location, left)
+	t.s.Backups.Removals++
 	t.countRemoval(c.Location)
 	t.event("wal-gone", j.Store, SeverityInfo, "log was deleted at %s: %s", c.Location, describe(c.Ranges))
 	return nil

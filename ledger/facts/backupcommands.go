@@ -183,4 +183,7 @@ type SetFreeze struct {
 // be complete is.
 type RebuildCatalog struct {
 	Scan catalog.Catalog `json:"scan"`
+	// Removals is Backups.Removals of before the scan: what was deleted since may
+	// be in it.
+	Removals uint64 `json:"removals,omitempty"`
 }

@@ -131,8 +131,8 @@ type Backups struct {
 	// Feeders are the stores that archive the log, by location.
 	Feeders        map[string]string `json:"feeders,omitempty"`
 	FeedersVersion uint64            `json:"feeders_version,omitempty"`
-	// Removals counts what was taken out of the catalogs: a plan that rests on
-	// an older count may rest on what is gone.
+	// Removals counts what was taken out of the catalogs, and what was deleted:
+	// what rests on an older count may rest on what is gone.
 	Removals uint64 `json:"removals,omitempty"`
 	// LogRemovals counts by location how often the removal of log began or
 	// ended there.

@@ -31,7 +31,9 @@ type Exported struct {
 	Drills       []Drill                    `json:"drills"`
 	Feeders      map[string]string          `json:"feeders"` // name of the node, by location
 	Audit        Audit                      `json:"audit"`
-	Policy       Policy                     `json:"policy"`
+	// Removals is Backups.Removals of the state.
+	Removals uint64 `json:"removals,omitempty"`
+	Policy   Policy `json:"policy"`
 }
 
 // ExportVersion is the version of ledger.json that this program writes.
@@ -81,7 +83,7 @@ func (s State) exported() Exported {
 		Version: ExportVersion, Group: s.Group, State: s.Version, Members: s.membersByName(),
 		Epoch: s.Primary.Epoch, Primary: s.Primary.Node, Lineage: s.Lineage, LastTimeline: s.LastTimeline,
 		Catalogs: map[string]catalog.Catalog{}, Jobs: s.jobs(), Drills: s.Backups.Drills,
-		Feeders: map[string]string{}, Audit: s.Audit, Policy: s.Policy,
+		Feeders: map[string]string{}, Audit: s.Audit, Removals: s.Backups.Removals, Policy: s.Policy,
 	}
 	for _, profile := range s.Profiles() {
 		x.Catalogs[profile], _ = s.Catalog(profile)

@@ -46,6 +46,9 @@ func (t *tx) rebuildCatalog(c *RebuildCatalog) *refusal {
 	if r := sameDatabase(cat, c.Scan); r != nil {
 		return r
 	}
+	if r := stale("catalog", c.Removals, t.s.Backups.Removals); r != nil {
+		return r
+	}
 	was := cat
 	for _, merge := range []func(*catalog.Catalog, catalog.Catalog) *refusal{t.mergeTimelines, t.mergeSets, t.mergePlaces} {
 		if r := merge(&cat, c.Scan); r != nil {

@@ -214,7 +214,7 @@ func TestState_FullFitsIntoReform(t *testing.T) {
 		}
 		scan.Places[name] = catalog.Place{WAL: wal}
 	}
-	l.must(facts.Command{RebuildCatalog: &facts.RebuildCatalog{Scan: scan}})
+	l.must(facts.Command{RebuildCatalog: &facts.RebuildCatalog{Scan: scan, Removals: l.s.Backups.Removals}})
 	c := reform(l.s, "B", 300)
 	c.Reform.Fence.Lineage = nil
 	b, err := facts.EncodeCommand(c)
@@ -286,4 +286,32 @@ func FuzzImportBody(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestApply_RebuildAfterARemoval: what a scan found may be gone when it is said.
+func TestApply_RebuildAfterARemoval(t *testing.T) {
+	l := depot(t)
+	l.must(archived(l, "a", span(100, 400)))
+	b, err := facts.Export(l.s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := facts.Import(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scanned := facts.Command{RebuildCatalog: &facts.RebuildCatalog{Scan: x.Catalogs[pg], Removals: x.Removals}}
+	l.must(beginJob(l, "p", facts.JobPrune, "", "a"))
+	gone := facts.RemoveWAL{Job: ref("p"), Location: "a", Ranges: []facts.WALRange{{Timeline: 1, From: 100, To: 300}}}
+	l.must(facts.Command{RemoveWAL: &gone})
+	between := scanned
+	between.RebuildCatalog = &facts.RebuildCatalog{Scan: x.Catalogs[pg], Removals: l.s.Backups.Removals}
+	done := gone
+	done.Gone = true
+	l.must(facts.Command{RemoveWAL: &done})
+	l.want(facts.CodeStaleVersion, scanned)
+	l.want(facts.CodeStaleVersion, between)
+	if p := cat(t, l.s).Places["a"]; len(p.WAL) != 1 || p.WAL[0].From != 300 {
+		t.Errorf("%+v", p)
+	}
 }

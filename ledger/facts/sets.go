@@ -349,6 +349,7 @@ func (t *tx) removeCopy(c *RemoveCopy) *refusal {
 		} else {
 			t.forgetSet(cat, set)
 		}
+		t.s.Backups.Removals++
 		t.event("copy-gone", j.Store, SeverityInfo, "set %s was deleted at %s", c.Label, c.Location)
 		return nil
 	}

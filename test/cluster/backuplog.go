@@ -176,25 +176,28 @@ func (p *Place) OnlySets(t testing.TB, labels ...string) {
 	p.OnlySetsBut(t, nil, labels...)
 }
 
-// OnlySetsBut is OnlySets where some more may be there, or not. What is being
-// stored at this moment has some seconds to be finished.
+// OnlySetsBut is OnlySets where some more may be there, or not. Log is stored all
+// the time: unfinished is what is there at every look for some seconds.
 func (p *Place) OnlySetsBut(t testing.TB, may map[string]bool, labels ...string) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
+	wrong, unfinished := p.strays(t, may, labels)
 	for {
-		wrong := p.strays(t, may, labels)
-		if len(wrong) == 0 {
+		if len(wrong) == 0 && len(unfinished) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("%s: %s", p.Name, strings.Join(wrong, "; "))
+			t.Errorf("%s: %s; unfinished: %s", p.Name, strings.Join(wrong, "; "), strings.Join(unfinished, " "))
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
+		var now []string
+		wrong, now = p.strays(t, may, labels)
+		unfinished = slices.DeleteFunc(unfinished, func(name string) bool { return !slices.Contains(now, name) })
 	}
 }
 
-func (p *Place) strays(t testing.TB, may map[string]bool, labels []string) (out []string) {
+func (p *Place) strays(t testing.TB, may map[string]bool, labels []string) (wrong, unfinished []string) {
 	t.Helper()
 	found := map[string]bool{}
 	for name := range p.Files(t) {
@@ -203,19 +206,19 @@ func (p *Place) strays(t testing.TB, may map[string]bool, labels []string) (out 
 			found[label] = found[label] || file == "set.json"
 		}
 		if strings.HasPrefix(name, ".tmp/") {
-			out = append(out, name+" is unfinished")
+			unfinished = append(unfinished, name)
 		}
 	}
 	for _, label := range labels {
 		if !found[label] {
-			out = append(out, "there is no whole set "+label)
+			wrong = append(wrong, "there is no whole set "+label)
 		}
 		delete(found, label)
 	}
 	for label := range found {
 		if !may[label] {
-			out = append(out, "nobody knows of the folder of set "+label)
+			wrong = append(wrong, "nobody knows of the folder of set "+label)
 		}
 	}
-	return out
+	return wrong, unfinished
 }

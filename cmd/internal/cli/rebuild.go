@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,10 +16,12 @@ import (
 )
 
 // actionRebuild adds what a location was found to hold to the ledger, and
-// argScan is what was found: a catalog as JSON. The answer is a doc.Mark.
+// argScan is what was found: a catalog as JSON; argRemovals is the ledger's count
+// of removals from before. The answer is a doc.Mark.
 const (
 	actionRebuild = "rebuild"
 	argScan       = "scan"
+	argRemovals   = "removals"
 	argLocation   = "location"
 )
 
@@ -113,7 +116,7 @@ func proposeRebuild(ctx context.Context, config string, r rescue.Rebuild) (doc.M
 		return doc.Mark{}, fmt.Errorf("encode what was found: %w", err)
 	}
 	var m doc.Mark
-	err = client.Do(ctx, actionRebuild, map[string]string{argLocation: r.Location, argScan: string(scan)}, &m)
+	err = client.Do(ctx, actionRebuild, map[string]string{argLocation: r.Location, argScan: string(scan), argRemovals: strconv.FormatUint(r.Removals, 10)}, &m)
 	return m, err
 }
 

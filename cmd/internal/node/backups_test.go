@@ -117,7 +117,7 @@ func TestPlanJobs(t *testing.T) {
 		"BackupRuns":        {"backup", "", func(s *sighted) { s.runs(facts.Job{ID: "j1", Kind: facts.JobBackup, Locations: []string{"nas"}}) }, "", "a backup runs already on backup; wait for it, or end it with: understudy jobs cancel j1."},
 		"BackupNodeUnheard": {"backup", "", func(s *sighted) { delete(s.boots, "backup") }, "", "backup is not heard now; look at: understudy status."},
 		"BackupOneClosed":   {"backup", "", func(s *sighted) { s.in.Locations[1].Open = false }, "backup nas", ""},
-		"BackupFailing":     {"backup", "locations=nas", func(s *sighted) { s.in.Locations[0].Problem = "no space left" }, "", "nas: no space left; look at: understudy locations"},
+		"BackupFailing":     {"backup", "locations=nas", func(s *sighted) { s.in.Locations[0].Problem = "no space left" }, "backup nas", ""},
 
 		"Verify":           {"verify", "", nil, "backup nas log; backup offsite log", ""},
 		"VerifyOne":        {"verify", "label=" + setNew + " locations=nas", nil, "backup nas " + setNew, ""},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"understudy/cmd/internal/doc"
@@ -26,12 +27,16 @@ func (n *Node) rebuildCatalog(ctx context.Context, action string, args map[strin
 	if err := dec.Decode(&scan); err != nil {
 		return m, true, badArgument("scan must be a catalog as JSON.")
 	}
+	removals, err := strconv.ParseUint(args["removals"], 10, 64)
+	if err != nil {
+		return m, true, badArgument("removals must be the number of removals that the ledger's export says.")
+	}
 	st := n.newest(ctx)
 	if !st.Founded() {
 		return m, true, refusedAction(n.cfg.Name + " knows of no group yet")
 	}
 	was, _ := st.Catalog(facts.ProfilePostgres)
-	if err := n.propose(ctx, facts.Command{RebuildCatalog: &facts.RebuildCatalog{Scan: scan}}); err != nil {
+	if err := n.propose(ctx, facts.Command{RebuildCatalog: &facts.RebuildCatalog{Scan: scan, Removals: removals}}); err != nil {
 		return m, true, asRefusal(err)
 	}
 	n.await(ctx, func(now facts.State) bool { return now.Version > st.Version })

@@ -145,6 +145,7 @@ type basis struct {
 	catalog   catalog.Catalog
 	last      pos.Timeline
 	drills    []facts.Drill
+	removals  uint64 // facts.Backups.Removals
 	locations map[string]facts.LocationPolicy
 	members   map[string]string // addresses by node
 	opened    []Place           // of From
@@ -233,7 +234,7 @@ func (c Config) fromExport(data []byte) (basis, error) {
 		return basis{}, fmt.Errorf("read the daemon's ledger: %w", err)
 	}
 	b := basis{source: "the daemon of " + c.Node.Name, group: x.Group.Name, catalog: x.Catalogs[facts.ProfilePostgres], last: x.LastTimeline,
-		drills: x.Drills, locations: x.Policy.Locations, members: c.peers()}
+		drills: x.Drills, removals: x.Removals, locations: x.Policy.Locations, members: c.peers()}
 	for _, m := range x.Members {
 		b.members[m.Name] = m.Address
 	}

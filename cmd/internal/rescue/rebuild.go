@@ -32,8 +32,10 @@ type Rebuild struct {
 	Problems  []string       `json:"problems,omitempty"`
 	// Export tells of the export of a ledger that lies there.
 	Export *RebuiltExport `json:"export,omitempty"`
-	// Scan is what is proposed to the ledger.
-	Scan catalog.Catalog `json:"-"`
+	// Scan is what is proposed to the ledger, and Removals how much it had said to
+	// be deleted before.
+	Scan     catalog.Catalog `json:"-"`
+	Removals uint64          `json:"-"`
 }
 
 // RebuiltSet is a set that would be added.
@@ -70,7 +72,7 @@ func MakeRebuild(ctx context.Context, c Config, from string) (Rebuild, error) {
 			c.Log.Info("the daemon cannot be asked", "error", err)
 		}
 	}
-	r := Rebuild{Known: st.catalog.Group != "", Location: from, Where: from}
+	r := Rebuild{Known: st.catalog.Group != "", Location: from, Where: from, Removals: st.removals}
 	place, err := c.rebuildPlace(st, from)
 	if err != nil {
 		return r, err
