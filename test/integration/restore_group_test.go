@@ -25,8 +25,7 @@ func backedUp(t *testing.T, opts ...cluster.Option) (g *cluster.Group, location 
 	return g, location
 }
 
-// backup takes one. Another may have begun by itself, and that the location is
-// there now may not be known yet.
+// backup takes one. Another may have begun by itself.
 func backup(t *testing.T, n *cluster.Node) {
 	t.Helper()
 	cluster.Eventually(t, 60*time.Second, "a backup", func() bool {

@@ -162,9 +162,8 @@ func bareText(r rescue.Rebuild) string {
 	return strings.Join([]string{
 		"No daemon of this machine knows a group, so there is no ledger to add to. To go on from here:",
 		"  1. Restore the database:      understudy restore --from " + printable(r.Where) + " --to DIR --promote",
-		"  2. Found a group:             understudy init --config FILE, then understudy run --config FILE",
-		"  3. Bring the data over:       start what was restored, and load pg_dumpall of it into the new primary",
-		"  4. Give the new group another name, or another location, and keep the old backups until new ones are proven.",
+		"  2. Found a group on it:       understudy init --adopt --config FILE, with DIR as postgresql.data_dir, then understudy run --config FILE",
+		"  3. Tell it of these backups:  understudy ledger rebuild --from LOCATION, once its policy has the location",
 		"",
 	}, "\n")
 }
