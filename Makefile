@@ -21,7 +21,7 @@ MAJOR ?= 17
 # The linter, run without being a dependency of the module.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo demo-stop test test-major sim mutations interrupt faults faults-backup race fuzz cover bench lint fmt clean help
+.PHONY: all build demo demo-stop test test-major sim mutations interrupt groups faults faults-backup race fuzz cover bench lint fmt clean help
 .DEFAULT_GOAL := build
 
 all: build lint test
@@ -59,6 +59,14 @@ mutations:
 interrupt:
 	scripts/install-postgres.sh
 	UNDERSTUDY_INTERRUPT=all $(GO) test -count=1 -timeout 1h ./test/interrupt
+
+## groups: all tests of whole groups (make test leaves a few out)
+groups:
+	scripts/install-postgres.sh
+	scripts/install-netlab.sh
+	scripts/install-backup-servers.sh
+	scripts/install-stock-tools.sh
+	UNDERSTUDY_INTEGRATION=all $(GO) test -count=1 -timeout 40m ./test/integration
 
 ## faults: ROUNDS of random faults on a group with a network of its own (SEED and FROM repeat them; needs root)
 faults:

@@ -16,6 +16,6 @@ failed=0
 # shellcheck disable=SC2046 # a list
 "$GO" test -count=1 -timeout 20m $(tests_postgres) || failed=1
 # One at a time: these measure how fast a group reacts.
-"$GO" test -count=1 -p 1 -timeout 30m ./test/integration || failed=1
+UNDERSTUDY_INTEGRATION=all "$GO" test -count=1 -p 1 -timeout 40m ./test/integration || failed=1
 [ "$failed" -eq 0 ] || fail "FAIL on PostgreSQL $1"
 printf 'PASS on PostgreSQL %s\n' "$1"

@@ -80,6 +80,7 @@ func lostAndBack(t *testing.T, g *cluster.Group) {
 // TestAdopt_SomebodysDatabase: an existing database with settings of its own, one
 // of which a group cannot have, gets standbys without being copied first.
 func TestAdopt_SomebodysDatabase(t *testing.T) {
+	onlyWithAll(t)
 	t.Parallel()
 	g := cluster.New(t, cluster.WithoutStart())
 	destroy(t, g)

@@ -131,6 +131,7 @@ func (l *backupLies) reads(t *testing.T) {
 // freezes and one that is killed. It gets everything in the end; the other
 // location and the commits do not wait for it.
 func TestBackup_Server(t *testing.T) {
+	onlyWithAll(t)
 	t.Parallel()
 	b := &backupServer{server: backupservers.NewSSHD(t)}
 	b.link = backupservers.NewProxy(t, b.server.Address, 0)

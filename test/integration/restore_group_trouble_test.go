@@ -46,6 +46,7 @@ func oldRows(t *testing.T, n *cluster.Node) (stop func()) {
 // that one has of the history that was left is shown to nobody and goes nowhere,
 // also where its log alone goes further than the moment, and its pages do not.
 func TestRestoreGroup_StandbyAway(t *testing.T) {
+	onlyWithAll(t)
 	t.Parallel()
 	g, _ := backedUp(t)
 	p, s := primaryAndStandby(t, g)
@@ -127,6 +128,7 @@ func TestRestoreGroup_PrimaryLost(t *testing.T) {
 // TestRestoreGroup_LocationAway: a location that cannot take the last log ends a
 // restore, and clients are let in again, unless the operator gives that log up.
 func TestRestoreGroup_LocationAway(t *testing.T) {
+	onlyWithAll(t)
 	t.Parallel()
 	g, _ := backedUp(t)
 	p, _ := primaryAndStandby(t, g)
@@ -176,6 +178,7 @@ func letIn(t *testing.T, n *cluster.Node, id int) {
 
 // TestRestoreGroup_Tablespace: tables outside the data directory go back, too.
 func TestRestoreGroup_Tablespace(t *testing.T) {
+	onlyWithAll(t)
 	t.Parallel()
 	g, _ := backedUp(t)
 	p, s := primaryAndStandby(t, g)
@@ -230,6 +233,7 @@ func TestRestoreGroup_HostLost(t *testing.T) {
 // TestRestoreGroup_WhileClientsWrite goes back to a moment in the middle of
 // clients' commits: what was visible then is there, and what came later is not.
 func TestRestoreGroup_WhileClientsWrite(t *testing.T) {
+	onlyWithAll(t)
 	t.Parallel()
 	g, _ := backedUp(t)
 	p, _ := primaryAndStandby(t, g)
@@ -268,6 +272,7 @@ func TestRestoreGroup_WhileClientsWrite(t *testing.T) {
 // TestRestoreGroup_Pair restores a group of two hosts without a witness, with
 // either of them.
 func TestRestoreGroup_Pair(t *testing.T) {
+	onlyWithAll(t)
 	t.Parallel()
 	p := cluster.NewPair(t, 20*time.Second)
 	p.WaitTogether(t)
