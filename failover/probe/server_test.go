@@ -303,21 +303,25 @@ func TestWatcher_Server(t *testing.T) {
 	})
 }
 
-// use takes connections until none is to be had.
-func use(t *testing.T, c *pgtest.Cluster) (held []*pgx.Conn) {
+// use takes n connections, all that are left. That one is refused does not tell
+// that none will be had: the server may still be about to end one that its
+// client has closed.
+func use(t *testing.T, c *pgtest.Cluster, n int) (held []*pgx.Conn) {
 	t.Helper()
-	for {
+	pgtest.Eventually(t, 10*time.Second, fmt.Sprintf("%d connections are taken", n), func() bool {
 		conn, err := c.Connect(context.Background())
 		var pe *pgconn.PgError
 		if errors.As(err, &pe) && pe.Code == "53300" {
-			return held
+			return false
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close(context.Background()) })
 		held = append(held, conn)
-	}
+		return len(held) == n
+	})
+	return held
 }
 
 func TestWatcher_ConnectionsUsedUp(t *testing.T) {
@@ -325,7 +329,7 @@ func TestWatcher_ConnectionsUsedUp(t *testing.T) {
 	c := newCluster(t, "max_connections=6", "superuser_reserved_connections=2")
 	w := watch(t, c, nil)
 	pgtest.Eventually(t, 5*time.Second, "it is connected", func() bool { return w.backend(t) != 0 })
-	held := use(t, c) // as superuser: the reserved ones too
+	held := use(t, c, 5) // as superuser: the reserved ones too, and all but the watcher's
 	flushed := func() (n int64) {
 		if err := held[0].QueryRow(context.Background(), "select (pg_current_wal_flush_lsn() - '0/0')::bigint").Scan(&n); err != nil {
 			t.Fatal(err)
