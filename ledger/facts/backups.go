@@ -281,6 +281,16 @@ func (s State) WALFloor(profile string) (floor pos.LSN, ok bool) {
 	return floor, ok
 }
 
+// Fills tells whether a job is copying to a location.
+func (b Backups) Fills(location string) bool {
+	for _, j := range b.Jobs {
+		if j.Kind == JobFill && slices.Contains(j.Locations, location) {
+			return true
+		}
+	}
+	return false
+}
+
 // inUse is a running job that needs the set at some location.
 func (s State) inUse(profile, label string) (Job, bool) {
 	var found Job

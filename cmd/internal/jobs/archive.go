@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +13,6 @@ import (
 
 	"understudy/cmd/internal/worker"
 	"understudy/ledger/facts"
-	"understudy/shipper/catalog"
 	"understudy/shipper/pos"
 )
 
@@ -106,17 +104,11 @@ func pruned(from map[string]pos.LSN, spec worker.Spec) bool {
 // from there on may have brought again after it was removed. What a fill brings
 // at this moment is not known yet, so that nothing is stale while one runs.
 func stale(st facts.State, location string, from pos.LSN) pos.Range {
-	for _, j := range st.Backups.Jobs {
-		if j.Kind == facts.JobFill && slices.Contains(j.Locations, location) {
-			return pos.Range{}
-		}
-	}
-	c, _ := st.Catalog(facts.ProfilePostgres)
-	wal := c.Places[location].WAL
-	if len(wal) == 0 {
+	c := catalogOf(st)
+	lowest := LogUsed(c, []string{location})
+	if lowest == 0 || st.Backups.Fills(location) {
 		return pos.Range{}
 	}
-	lowest := slices.MinFunc(wal, func(a, b catalog.Span) int { return cmp.Compare(a.From, b.From) }).From
 	r := pos.Range{From: from.SegStart(c.SegSize), To: lowest.SegStart(c.SegSize)}
 	if r.From >= r.To {
 		return pos.Range{}

@@ -88,15 +88,9 @@ func sweepPart(st facts.State, j facts.Job, runs map[string]string, now time.Tim
 func begunPart(st facts.State, locations []string) map[string][]facts.WALRange {
 	out := map[string][]facts.WALRange{}
 	for _, name := range locations {
-		if ranges := st.Backups.Pruning[facts.ProfilePostgres][name]; len(ranges) > 0 && !fills(st, name) {
+		if ranges := st.Backups.Pruning[facts.ProfilePostgres][name]; len(ranges) > 0 && !st.Backups.Fills(name) {
 			out[name] = ranges
 		}
 	}
 	return out
-}
-
-func fills(st facts.State, location string) bool {
-	return slices.ContainsFunc(slices.Collect(maps.Values(st.Backups.Jobs)), func(j facts.Job) bool {
-		return j.Kind == facts.JobFill && slices.Contains(j.Locations, location)
-	})
 }

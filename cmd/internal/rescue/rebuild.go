@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"understudy/cmd/internal/places"
 	"understudy/ledger/facts"
 	"understudy/shipper/archive"
 	"understudy/shipper/backupset"
@@ -132,7 +133,7 @@ func (r Rebuild) compare(ctx context.Context, p Place, st basis) (Rebuild, error
 	for _, q := range problems {
 		r.Problems = append(r.Problems, q.String())
 	}
-	x, err := readExport(ctx, p.Location, r.Group)
+	x, err := places.ReadExport(ctx, p.Location, r.Group)
 	switch {
 	case err == nil:
 		r.Export = exported(x)

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
 
+	"understudy/cmd/internal/places"
 	"understudy/ledger/facts"
 	"understudy/shipper/archive"
-	"understudy/shipper/backupset"
 	"understudy/shipper/catalog"
 	"understudy/shipper/location"
 	"understudy/shipper/pos"
@@ -83,7 +82,7 @@ func (k *Knowledge) tell(place string, problems []archive.Problem) {
 
 // readExport takes from an export of the ledger what a listing cannot tell.
 func (k *Knowledge) readExport(ctx context.Context, p Place) {
-	x, err := readExport(ctx, p.Location, k.Root.Group)
+	x, err := places.ReadExport(ctx, p.Location, k.Root.Group)
 	if errors.Is(err, location.ErrNotExist) {
 		return
 	}
@@ -99,19 +98,6 @@ func (k *Knowledge) readExport(ctx context.Context, p Place) {
 	if rates, ok := ratesOf(x.Drills); ok && !k.Measured {
 		k.Rates, k.Measured = rates, true
 	}
-}
-
-func readExport(ctx context.Context, loc location.Location, group string) (facts.Exported, error) {
-	r, err := loc.Open(ctx, backupset.LedgerKey(group), 0, -1)
-	if err != nil {
-		return facts.Exported{}, err
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, facts.MaxExportBytes+1))
-	if err != nil {
-		return facts.Exported{}, err
-	}
-	return facts.Import(b)
 }
 
 // findGroup takes the only group that has backups at the places.

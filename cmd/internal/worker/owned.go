@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
+	"understudy/cmd/internal/places"
 	"understudy/ledger/facts"
-	"understudy/shipper/backupset"
 	"understudy/shipper/location"
 )
 
@@ -61,25 +60,14 @@ func (o *owned) check(ctx context.Context) error {
 	if o.ours {
 		return nil
 	}
-	b, err := readExport(ctx, o.Location, o.group.Name)
+	x, err := places.ReadExport(ctx, o.Location, o.group.Name)
 	if errors.Is(err, location.ErrUnreachable) || ctx.Err() != nil {
 		return err
 	}
-	x, bad := facts.Import(b)
-	if err == nil && bad == nil && x.Group.SystemID != o.group.SystemID {
+	if err == nil && x.Group.SystemID != o.group.SystemID {
 		return fmt.Errorf("%w, of a group %s too (system identifier %d, ours is %d); name another path for this location or move %s/ away there, and what lies in it stays restorable with restore --from",
 			errOtherDatabase, o.group.Name, x.Group.SystemID, o.group.SystemID, o.group.Name)
 	}
 	o.ours = true
 	return nil
-}
-
-// readExport reads the ledger's export.
-func readExport(ctx context.Context, loc location.Location, group string) ([]byte, error) {
-	r, err := loc.Open(ctx, backupset.LedgerKey(group), 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return io.ReadAll(io.LimitReader(r, facts.MaxExportBytes+1))
 }
